@@ -1,0 +1,138 @@
+"""Checks of arguments: each raises before any compilation and says what came and what to write instead.
+
+A check of a *value* needs a concrete array. Under `jax.jit` or `jax.vmap` values are unknown, and the check passes;
+the methods that use these checks then return NaN where they can tell at run time (see `jaxinterp.heads`).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinterp.typing import Array, Key, PyTree
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """Returns `value` as a NumPy array, or `None` if it is being traced."""
+    try:
+        return np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        return None
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """Returns `value` if it is a Python integer >= 1; `TypeError` or `ValueError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{name}` must be a Python integer >= 1, fixed when the method is built; got {value!r}.")
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1; got {value}.")
+    return int(value)
+
+
+def optional_chunk_size(value: Any) -> int | None:
+    """Returns `value` if it is `None` (everything at once) or an integer >= 1."""
+    return None if value is None else positive_integer("chunk_size", value)
+
+
+def non_negative(name: str, value: PyTree) -> PyTree:
+    """Returns `value` if its concrete entries are finite and >= 0; `ValueError` otherwise."""
+    for leaf in jax.tree.leaves(value):
+        known = concrete(leaf)
+        if known is not None and not np.all((known >= 0) & np.isfinite(known)):
+            raise ValueError(f"`{name}` must be finite and >= 0; got {np.array2string(known, threshold=6)}.")
+    return value
+
+
+def key(method: str, value: Any) -> Key:
+    """Returns `value` if it is one typed random key; `TypeError` otherwise."""
+    remedy = f"`{method}` takes a random key as its first argument; write `jax.random.key(seed)`"
+    if not isinstance(value, jax.Array):
+        raise TypeError(f"{remedy}. Got {value!r} of type {type(value).__name__}.")
+    if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        hint = ", or `jax.random.wrap_key_data(old_key)` for a raw uint32 key" if value.dtype == jnp.uint32 else ""
+        raise TypeError(f"{remedy}{hint}. Got an array of dtype {value.dtype} and shape {value.shape}.")
+    if value.shape != ():
+        raise TypeError(f"{remedy}. Got {value.shape} keys: map over them with `jax.vmap`.")
+    return value
+
+
+def floating(method: str, tree: PyTree) -> PyTree:
+    """Returns `tree` if all its leaves are real floating-point arrays; `TypeError` naming the leaf otherwise."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        raise TypeError(f"`{method}` needs an input with at least one array; got {tree!r}.")
+    for path, leaf in leaves:
+        where = f"the leaf `{jax.tree_util.keystr(path)}` of its input" if path else "its input"
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None and isinstance(leaf, float):
+            continue
+        if dtype is None:
+            raise TypeError(
+                f"`{method}` needs floating-point arrays, but {where} is {leaf!r}; "
+                f"write `jnp.asarray({leaf!r}, float)`."
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"`{method}` needs floating-point arrays, but {where} has dtype {dtype}. There is no gradient with "
+                "respect to such values: convert them if they are quantities (`x.astype(jnp.float32)`), or explain "
+                "the embedding they are looked up in."
+            )
+    return tree
+
+
+def scalar(method: str, value: Any) -> Array:
+    """Returns `value` if it is one real floating-point number; `TypeError` otherwise."""
+    shape, dtype = jnp.shape(value), jnp.result_type(value)
+    if shape != ():
+        raise TypeError(
+            f"`{method}` needs a function that returns a scalar, but it returned an array of shape {shape}. "
+            "Choose one output first, for instance with `jaxinterp.heads.logit(f)`, or return a sum."
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"`{method}` needs a function that returns a real number, but it returned dtype {dtype}.")
+    return value
+
+
+def logits(method: str, value: Any) -> Array:
+    """Returns `value` if it is a vector of at least two real class scores; `TypeError` otherwise."""
+    shape, dtype = jnp.shape(value), jnp.result_type(value)
+    if len(shape) != 1 or shape[0] < 2:
+        raise TypeError(
+            f"`{method}` needs a function that returns the scores of two or more classes for one example, an array of "
+            f"shape [classes], but it returned shape {shape}. Methods see one example at a time: map over a batch with "
+            "`jax.vmap`."
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"`{method}` needs real class scores, but the function returned dtype {dtype}.")
+    return value
+
+
+def argnums(method: str, value: Any, num_args: int) -> tuple[int, ...]:
+    """Returns the explained positions as a tuple; errors if there is no such argument."""
+    positions = value if isinstance(value, tuple) else (value,)
+    for position in positions:
+        if isinstance(position, bool) or not isinstance(position, int):
+            raise TypeError(f"`argnums` of `{method}` must be an integer or a tuple of integers; got {value!r}.")
+        if not 0 <= position < num_args:
+            raise ValueError(
+                f"`{method}` was built with argnums={value!r}, but the function was called with {num_args} argument(s)."
+            )
+    if len(set(positions)) != len(positions) or not positions:
+        raise ValueError(f"`argnums` of `{method}` must name at least one argument, each once; got {value!r}.")
+    return positions
+
+
+def same_structure(method: str, name: str, tree: PyTree, like: PyTree) -> PyTree:
+    """Returns `tree` if it has the tree structure and the shapes of `like`; `ValueError` otherwise."""
+    wanted: Any = jax.tree.structure(like)
+    got: Any = jax.tree.structure(tree)
+    if wanted != got:
+        raise ValueError(f"`{name}` of `{method}` must have the structure {wanted}; got {got}.")
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(like), strict=True):
+        if jnp.shape(a) != jnp.shape(b):
+            raise ValueError(
+                f"`{name}{jax.tree_util.keystr(path)}` of `{method}` must have shape {jnp.shape(b)}; "
+                f"got {jnp.shape(a)}."
+            )
+    return tree

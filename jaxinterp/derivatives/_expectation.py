@@ -1,0 +1,153 @@
+"""Weighted sums and averages over many evaluations of a function, with memory for `chunk_size` of them.
+
+Every path integral, noise average and Monte Carlo estimate of the library is a call of one of the two functions here.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxinterp import checks, interpreters, tree
+from jaxinterp.typing import Array, Key, PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A sample average with its uncertainty.
+
+    Attributes:
+      mean: the average, a pytree.
+      stderr: its standard error (one standard deviation of the average), like `mean`. It is infinite for a single
+        sample, which tells nothing of the spread, and 0 for a deterministic estimator, whose bias it does not include.
+      num_samples: the number of samples, an int32 scalar; 0 for a deterministic estimator.
+    """
+
+    mean: PyTree
+    stderr: PyTree
+    num_samples: Array
+
+
+def weighted_sum(
+    g: Callable[[PyTree], PyTree], nodes: PyTree, weights: Array, *, chunk_size: int | None = None
+) -> PyTree:
+    r"""Returns :math:`\sum_i w_i\, g(t_i)`, a running sum over chunks.
+
+    `g` is traced once. Sums are kept in at least float32 and returned in the dtypes of `g`.
+
+    Args:
+      g: a function of one node.
+      nodes: t, a pytree of arrays with a leading axis of length n.
+      weights: w, an array [n].
+      chunk_size: how many nodes are evaluated together (by `jax.vmap`); memory grows with it. `None` takes all at once.
+
+    >>> nodes, weights = jnp.arange(5.0), jnp.ones(5)
+    >>> float(weighted_sum(lambda t: t**2, nodes, weights, chunk_size=2))
+    30.0
+    """
+    program = interpreters.trace(g, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), nodes))
+    shapes = jax.eval_shape(program, jax.tree.map(lambda a: a[0], nodes))
+
+    def add_chunk(total: PyTree, indices: Array) -> PyTree:
+        values = jax.vmap(program)(jax.tree.map(lambda a: a[indices], nodes))
+        return jax.tree.map(lambda s, v: s + _dot(weights[indices], v.astype(s.dtype)), total, values)
+
+    total = _over_chunks(add_chunk, _zeros(shapes), weights.shape[0], chunk_size)
+    return tree.cast_like(total, shapes)
+
+
+def expectation(
+    sample: Callable[..., PyTree], num_samples: int, *, chunk_size: int | None = None
+) -> Callable[..., Estimate]:
+    r"""Monte Carlo average: returns `(key, *args) -> Estimate` of :math:`\mathbb E[\mathrm{sample}(key, *args)]`.
+
+    Sample i is `sample(jax.random.fold_in(key, i), *args)`: it depends on the key and on i alone, so the samples are
+    the same bit for bit whatever the chunk size or the number of devices. Mean and variance are merged chunk by chunk
+    (Chan, Golub & LeVeque, 1983); the standard error is :math:`\sqrt{\sum_i (s_i - \bar s)^2 / (n(n-1))}`.
+
+    Args:
+      sample: draws one sample, a pytree of floating-point arrays.
+      num_samples: n.
+      chunk_size: how many samples are drawn together; `None` draws all at once.
+
+    >>> dice = expectation(lambda key: jax.random.randint(key, (), 1, 7).astype(float), 1000, chunk_size=64)
+    >>> estimate = dice(jax.random.key(0))
+    >>> bool(abs(estimate.mean - 3.5) < 4 * estimate.stderr)
+    True
+    """
+    n = checks.positive_integer("num_samples", num_samples)
+    checks.optional_chunk_size(chunk_size)
+
+    def estimate(key: Key, *args: PyTree, **arrays: PyTree) -> Estimate:
+        mean, squares = _moments(lambda k: sample(k, *args, **arrays), n, chunk_size, checks.key("expectation", key))
+        spread = [
+            jnp.full_like(s, jnp.inf) if n == 1 else jnp.sqrt(s / (n * (n - 1))) for s in jax.tree.leaves(squares)
+        ]
+        return Estimate(mean, jax.tree.unflatten(jax.tree.structure(mean), spread), jnp.asarray(n, jnp.int32))
+
+    return estimate
+
+
+def variance(
+    sample: Callable[..., PyTree], num_samples: int, *, chunk_size: int | None = None
+) -> Callable[..., PyTree]:
+    r"""Returns `(key, *args)` -> the variance :math:`\tfrac1n\sum_i (s_i - \bar s)^2` of the samples of `expectation`.
+
+    >>> bool(variance(lambda key: jax.random.normal(key), 2000)(jax.random.key(0)) > 0.9)
+    True
+    """
+    n = checks.positive_integer("num_samples", num_samples)
+    checks.optional_chunk_size(chunk_size)
+
+    def value(key: Key, *args: PyTree, **arrays: PyTree) -> PyTree:
+        squares = _moments(lambda k: sample(k, *args, **arrays), n, chunk_size, checks.key("variance", key))[1]
+        return tree.scale(1 / n, squares)
+
+    return value
+
+
+def _moments(
+    draw: Callable[[Key], PyTree], num_samples: int, chunk_size: int | None, key: Key
+) -> tuple[PyTree, PyTree]:
+    """The mean of the samples and the sum of their squared deviations from it."""
+    program = interpreters.trace(draw, key)
+    shapes = jax.eval_shape(program, key)
+
+    def merge(total: tuple, indices: Array) -> tuple:
+        mean, squares = total
+        values = jax.vmap(lambda i: program(jax.random.fold_in(key, i)))(indices)
+        values = jax.tree.map(lambda v, m: v.astype(m.dtype), values, mean)
+        count, size = indices[0].astype(jnp.float32), indices.shape[0]  # samples before this chunk, and in it
+        fraction = size / (count + size)
+        part = jax.tree.map(lambda v: jnp.mean(v, 0), values)
+        shift = tree.sub(part, mean)
+        mean = tree.add(mean, tree.scale(fraction, shift))
+        within = jax.tree.map(lambda v, p: jnp.sum((v - p[None]) ** 2, 0), values, part)
+        between = tree.scale(count * fraction, tree.mul(shift, shift))
+        return mean, tree.add(squares, tree.add(within, between))
+
+    mean, squares = _over_chunks(merge, (_zeros(shapes), _zeros(shapes)), num_samples, chunk_size)
+    return tree.cast_like(mean, shapes), tree.cast_like(squares, shapes)
+
+
+def _over_chunks(combine: Callable[[PyTree, Array], PyTree], total: PyTree, num: int, chunk_size: int | None) -> PyTree:
+    """Feeds the indices 0 .. num-1 to `combine`, `chunk_size` at a time, the remainder in a last, smaller call."""
+    size = min(checks.optional_chunk_size(chunk_size) or num, num)
+    full, rest = divmod(num, size)
+    indices = jnp.arange(num, dtype=jnp.int32)
+    if full > 1:
+        step = interpreters.loop_safe(combine)
+        total, _ = jax.lax.scan(lambda t, i: (step(t, i), None), total, indices[: full * size].reshape(full, size))
+    else:
+        total = combine(total, indices[:size])
+    return combine(total, indices[full * size :]) if rest else total
+
+
+def _zeros(shapes: PyTree) -> PyTree:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, tree.accumulator(s.dtype)), shapes)
+
+
+def _dot(weights: Array, values: Array) -> Array:
+    return jnp.sum(weights.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1)) * values, 0)

@@ -1,0 +1,130 @@
+"""Products with derivative matrices, without the matrices: J·v, Jᵀ·u, H·v and Jᵀ·L·J·v on pytrees."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxinterp import checks
+from jaxinterp.typing import MatVec, PyTree, ScalarFn
+
+
+def restrict(
+    method: str, f: Callable[..., PyTree], argnums: int | tuple[int, ...], args: tuple
+) -> tuple[Callable[[PyTree], PyTree], PyTree]:
+    """Returns `f` as a function of the arguments at `argnums` alone, and their values.
+
+    Args:
+      method: the name to put into error messages.
+      f: any function.
+      argnums: a position, or a tuple of positions (then the restricted function takes a tuple).
+      args: the values of all arguments.
+
+    Raises:
+      TypeError: if an entry of the chosen arguments is not a real floating-point number.
+
+    >>> g, x = restrict("example", lambda a, b: a * b, 1, (3.0, 4.0))
+    >>> float(g(x)), float(g(5.0))
+    (12.0, 15.0)
+    """
+    positions = checks.argnums(method, argnums, len(args))
+    chosen = tuple(args[i] for i in positions)
+    checks.floating(method, chosen if isinstance(argnums, tuple) else chosen[0])
+    chosen = jax.tree.map(jnp.asarray, chosen)
+
+    def restricted(x: PyTree) -> PyTree:
+        filled = dict(zip(positions, x if isinstance(argnums, tuple) else (x,), strict=True))
+        return f(*(filled.get(i, arg) for i, arg in enumerate(args)))
+
+    return restricted, chosen if isinstance(argnums, tuple) else chosen[0]
+
+
+def restrict_scalar(method: str, f: ScalarFn, argnums: int | tuple[int, ...], args: tuple) -> tuple[ScalarFn, PyTree]:
+    """As `restrict`, for a scalar function: `TypeError` when `f` returns anything else."""
+    restricted, x = restrict(method, f, argnums, args)
+    return lambda point: checks.scalar(method, restricted(point)), x
+
+
+def jvp(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Callable[..., PyTree]:
+    """Jacobian-vector product: returns `(*args, vector) -> J(x)·vector`, shaped like the output of `f`.
+
+    >>> jvp(lambda x: jnp.sin(x) * 2.0)(jnp.zeros(2), vector=jnp.array([1.0, 3.0])).tolist()
+    [2.0, 6.0]
+    """
+
+    def product(*args: PyTree, vector: PyTree) -> PyTree:
+        g, x = restrict("jvp", f, argnums, args)
+        return jax.jvp(g, (x,), (checks.same_structure("jvp", "vector", vector, x),))[1]
+
+    return product
+
+
+def vjp(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Callable[..., PyTree]:
+    """Vector-Jacobian product: returns `(*args, vector) -> J(x)ᵀ·vector`, shaped like the explained arguments.
+
+    >>> vjp(lambda x: jnp.sum(x) * jnp.ones(2))(jnp.zeros(3), vector=jnp.array([1.0, 2.0])).tolist()
+    [3.0, 3.0, 3.0]
+    """
+
+    def product(*args: PyTree, vector: PyTree) -> PyTree:
+        g, x = restrict("vjp", f, argnums, args)
+        out, pull = jax.vjp(g, x)
+        return pull(checks.same_structure("vjp", "vector", vector, out))[0]
+
+    return product
+
+
+def hvp(f: ScalarFn, argnums: int | tuple[int, ...] = 0) -> Callable[..., PyTree]:
+    """Hessian-vector product: returns `(*args, vector) -> ∇²f(x)·vector`, forward over reverse.
+
+    Several products at one point are cheaper through `hessian`, which runs the gradient's forward part once.
+
+    >>> hvp(lambda x: x[0] ** 2 * x[1])(jnp.array([1.0, 3.0]), vector=jnp.array([1.0, 0.0])).tolist()
+    [6.0, 2.0]
+    """
+
+    def product(*args: PyTree, vector: PyTree) -> PyTree:
+        g, x = restrict_scalar("hvp", f, argnums, args)
+        return jax.jvp(jax.grad(g), (x,), (checks.same_structure("hvp", "vector", vector, x),))[1]
+
+    return product
+
+
+def hessian(f: ScalarFn, argnums: int | tuple[int, ...] = 0) -> Callable[..., tuple[PyTree, MatVec]]:
+    """The gradient and the Hessian as an operator: returns `(*args) -> (∇f(x), v -> ∇²f(x)·v)`.
+
+    The gradient is linearised once; each product then runs its linear part only.
+
+    >>> gradient, product = hessian(lambda x: jnp.sum(x**3))(jnp.array([1.0, 2.0]))
+    >>> gradient.tolist(), product(jnp.ones(2)).tolist()
+    ([3.0, 12.0], [6.0, 12.0])
+    """
+
+    def at(*args: PyTree) -> tuple[PyTree, MatVec]:
+        g, x = restrict_scalar("hessian", f, argnums, args)
+        return jax.linearize(jax.grad(g), x)
+
+    return at
+
+
+def gauss_newton(
+    model: Callable[..., PyTree], loss: ScalarFn, argnums: int | tuple[int, ...] = 0
+) -> Callable[..., PyTree]:
+    """Generalised Gauss-Newton product of `loss(model(*args))`: returns `(*args, vector) -> Jᵀ·∇²loss·J·vector`.
+
+    J is the Jacobian of `model` and ∇²loss the Hessian of `loss` at the model's output. The matrix is the Hessian
+    without the curvature of the model, and positive semidefinite where `loss` is convex (Schraudolph, 2002).
+
+    >>> product = gauss_newton(lambda x: x**2, lambda z: 0.5 * jnp.sum(z**2))
+    >>> product(jnp.array([1.0, 2.0]), vector=jnp.ones(2)).tolist()
+    [4.0, 16.0]
+    """
+
+    def product(*args: PyTree, vector: PyTree) -> PyTree:
+        g, x = restrict("gauss_newton", model, argnums, args)
+        out, push = jax.linearize(g, x)
+        tangent = push(checks.same_structure("gauss_newton", "vector", vector, x))
+        curved = jax.jvp(jax.grad(lambda z: checks.scalar("gauss_newton", loss(z))), (out,), (tangent,))[1]
+        return jax.linear_transpose(push, x)(curved)[0]
+
+    return product

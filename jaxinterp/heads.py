@@ -1,0 +1,100 @@
+"""Heads: choose what about a classifier is explained, by turning its logits into a scalar.
+
+A head takes `f: (*args) -> [classes]` and returns `(*args, label) -> scalar`. The label is an ordinary trailing
+argument, so `jax.vmap` maps it like any other, and there is no other place in the library where a class is chosen.
+
+JAX clamps an index outside an array without a word. Here a label outside the classes is an error while its value is
+known; under `jax.jit` or `jax.vmap`, where it is not, the result and all its derivatives are NaN.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxinterp import checks
+from jaxinterp.typing import Array, LogitsFn, PyTree, ScalarFn
+
+
+def _head(name: str, f: LogitsFn, select: Callable[[Array, Array], Array]) -> ScalarFn:
+    @functools.wraps(f, updated=())
+    def headed(*args: PyTree) -> Array:
+        if len(args) < 2:
+            raise TypeError(
+                f"`{name}(f)` takes the arguments of f and then the label; got {len(args)} argument(s) in all."
+            )
+        *inputs, label = args
+        _integer_label(name, label)
+        scores = checks.logits(name, f(*inputs))
+        valid = _valid(name, label, scores.shape[0])
+        return select(scores, label) * jnp.where(valid, 1.0, jnp.nan).astype(scores.dtype)
+
+    return headed
+
+
+def _integer_label(name: str, label: PyTree) -> None:
+    if jnp.shape(label) != () or not jnp.issubdtype(jnp.result_type(label), jnp.integer):
+        raise TypeError(
+            f"The label of `{name}(f)` must be one integer; got shape {jnp.shape(label)} and dtype "
+            f"{jnp.result_type(label)}. Map over a batch of labels with `jax.vmap`; take the argmax of a one-hot row."
+        )
+
+
+def _valid(name: str, label: Array, num_classes: int) -> Array:
+    known = checks.concrete(label)
+    if known is not None and not 0 <= known < num_classes:
+        raise ValueError(
+            f"The label {int(known)} of `{name}(f)` is not one of the {num_classes} classes 0..{num_classes - 1}."
+        )
+    return (jnp.asarray(label) >= 0) & (jnp.asarray(label) < num_classes)
+
+
+def _one_hot(scores: Array, label: Array) -> Array:
+    return jnp.arange(scores.shape[0]) == jnp.asarray(label)
+
+
+def logit(f: LogitsFn) -> ScalarFn:
+    r"""The score of one class: :math:`(x, y) \mapsto f_y(x)`.
+
+    >>> score = logit(lambda x: jnp.array([1.0, 2.0]) * x)
+    >>> float(score(3.0, 1))
+    6.0
+    """
+    return _head("logit", f, lambda scores, label: scores[label])
+
+
+def log_prob(f: LogitsFn) -> ScalarFn:
+    r"""The log-probability of one class: :math:`(x, y) \mapsto f_y(x) - \log\sum_j e^{f_j(x)}`.
+
+    Unlike a logit it does not change when a function of x is added to all logits (Srinivas & Fleuret, 2021).
+
+    >>> round(float(log_prob(lambda x: x)(jnp.zeros(4), 0)), 4)
+    -1.3863
+    """
+    return _head("log_prob", f, lambda scores, label: scores[label] - jax.nn.logsumexp(scores))
+
+
+def cross_entropy(f: LogitsFn) -> ScalarFn:
+    r"""The cross-entropy loss at one label: :math:`(x, y) \mapsto \log\sum_j e^{f_j(x)} - f_y(x)`.
+
+    >>> round(float(cross_entropy(lambda x: x)(jnp.zeros(4), 0)), 4)
+    1.3863
+    """
+    return _head("cross_entropy", f, lambda scores, label: jax.nn.logsumexp(scores) - scores[label])
+
+
+def margin(f: LogitsFn) -> ScalarFn:
+    r"""The lead over the best other class: :math:`(x, y) \mapsto f_y(x) - \max_{j \ne y} f_j(x)`.
+
+    It is positive exactly where y is predicted.
+
+    >>> float(margin(lambda x: x)(jnp.array([3.0, 5.0, 1.0]), 1))
+    2.0
+    """
+
+    def select(scores: Array, label: Array) -> Array:
+        others = jnp.where(_one_hot(scores, label), -jnp.inf, scores)
+        return scores[label] - jnp.max(others)
+
+    return _head("margin", f, select)

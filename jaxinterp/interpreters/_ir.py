@@ -1,0 +1,123 @@
+"""The only file that knows JAX's intermediate representation (the jaxpr).
+
+What differs between the supported versions of JAX is settled here: a closed and an open jaxpr are two classes up to
+0.10 and one class from 0.12 on; `Primitive.get_bind_params` returns a pair up to 0.7 and a dictionary later.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core as jex
+
+from jaxinterp.typing import PyTree
+
+Equation = jex.JaxprEqn
+Rule = Callable[[Equation, list], list | None]
+"""Takes an equation and the values of its inputs; returns the values of its outputs, or `None` to leave it as it is."""
+
+
+class Program:
+    """A function traced once at given shapes; calling it evaluates the trace, not the Python function.
+
+    Attributes:
+      jaxpr: the closed jaxpr.
+    """
+
+    def __init__(self, jaxpr: Any, in_tree: Any, out_tree: Any) -> None:
+        self.jaxpr = jaxpr
+        self._in_tree = in_tree
+        self._out_tree = out_tree
+
+    def __call__(self, *args: PyTree) -> PyTree:
+        return self.interpret(lambda equation, inputs: None, *args)
+
+    def interpret(self, rule: Rule, *args: PyTree) -> PyTree:
+        """Evaluates the program on `args`, asking `rule` about each equation first."""
+        flat, in_tree = jax.tree.flatten(args)
+        if in_tree != self._in_tree:
+            raise TypeError(f"The program was traced for arguments of structure {self._in_tree}; got {in_tree}.")
+        return jax.tree.unflatten(self._out_tree, evaluate(self.jaxpr, rule, flat))
+
+
+def trace(f: Callable[..., PyTree], *args: PyTree) -> Program:
+    """Traces `f` at the shapes and dtypes of `args` (arrays or `jax.ShapeDtypeStruct`s); runs its Python body once."""
+    # A new function object each time: `make_jaxpr` caches by identity, and `f` may close over values of an outer trace.
+    jaxpr, out_shape = jax.make_jaxpr(lambda *inputs: f(*inputs), return_shape=True)(*args)
+    return Program(jaxpr, jax.tree.structure(args), jax.tree.structure(out_shape))
+
+
+def detached(program: Program) -> Program:
+    """The same program, with what `f` closed over held constant under differentiation."""
+    constants = [jax.lax.stop_gradient(c) for c in program.jaxpr.consts]
+    open_jaxpr = program.jaxpr.jaxpr
+    in_shapes = [v.aval for v in open_jaxpr.invars]
+    closed = jax.make_jaxpr(lambda *flat: _run(open_jaxpr, constants, lambda equation, inputs: None, flat))(*in_shapes)
+    return Program(closed, program._in_tree, program._out_tree)
+
+
+def evaluate(jaxpr: Any, rule: Rule, inputs: Sequence) -> list:
+    """Evaluates a closed jaxpr on `inputs`, asking `rule` about each equation first."""
+    return _run(jaxpr.jaxpr, jaxpr.consts, rule, inputs)
+
+
+def _run(jaxpr: Any, constants: Sequence, rule: Rule, inputs: Sequence) -> list:
+    values: dict = dict(zip(jaxpr.constvars, constants, strict=True)) | dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jex.Literal) else values[atom]
+
+    for equation in jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        outputs = rule(equation, operands)
+        if outputs is None:
+            outputs = bind(equation, operands)
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def bind(equation: Equation, operands: list, **replaced: Any) -> list:
+    """Applies the equation's primitive to `operands`; `replaced` takes the place of parameters of the same name."""
+    params = equation.primitive.get_bind_params({**equation.params, **replaced})
+    functions, keywords = params if isinstance(params, tuple) else ((), params)
+    with equation.ctx.manager:
+        outputs = equation.primitive.bind(*functions, *operands, **keywords)
+    return list(outputs) if equation.primitive.multiple_results else [outputs]
+
+
+def contains(jaxpr: Any, predicate: Callable[[Equation], bool]) -> bool:
+    """Whether `predicate` holds for an equation of the jaxpr or of a program inside it."""
+    return any(predicate(equation) or contains_inside(equation, predicate) for equation in _opened(jaxpr)[0].eqns)
+
+
+def contains_inside(equation: Equation, predicate: Callable[[Equation], bool]) -> bool:
+    """Whether `predicate` holds for an equation of a program inside this one: the body of a loop, a branch, a call."""
+    inner = jax.tree.leaves(dict(equation.params), is_leaf=_is_jaxpr)
+    return any(contains(value, predicate) for value in inner if _is_jaxpr(value))
+
+
+def rewritten_inside(equation: Equation, rule: Rule) -> dict[str, Any]:
+    """The parameters of an equation that hold programs, each rewritten by `rule`."""
+    changed = {}
+    for name, value in equation.params.items():
+        if _is_jaxpr(value):
+            changed[name] = _rewritten(value, rule)
+        elif isinstance(value, tuple) and any(_is_jaxpr(v) for v in value):
+            changed[name] = tuple(_rewritten(v, rule) if _is_jaxpr(v) else v for v in value)
+    return changed
+
+
+def _rewritten(jaxpr: Any, rule: Rule) -> Any:
+    opened, constants = _opened(jaxpr)
+    closed = jax.make_jaxpr(lambda *flat: _run(opened, constants, rule, flat))(*[v.aval for v in opened.invars])
+    if hasattr(jaxpr, "consts"):
+        return closed
+    return jaxpr if closed.consts else closed.jaxpr  # an open jaxpr has no room for constants: leave it as it came
+
+
+def _opened(jaxpr: Any) -> tuple[Any, Sequence]:
+    return (jaxpr.jaxpr, jaxpr.consts) if hasattr(jaxpr, "consts") else (jaxpr, ())
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, jex.ClosedJaxpr | jex.Jaxpr)

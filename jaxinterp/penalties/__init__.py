@@ -1,0 +1,4 @@
+"""Penalties on the smoothness of a network, to be added to its training loss."""
+
+from jaxinterp.penalties._gradient_norm import Penalty as Penalty
+from jaxinterp.penalties._gradient_norm import input_gradient_norm as input_gradient_norm

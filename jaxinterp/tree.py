@@ -1,0 +1,160 @@
+"""Algebra on pytrees of arrays: each function treats a whole pytree as one vector.
+
+Products and norms accumulate in at least float32 and at the highest matrix precision, so that a bfloat16 input on an
+accelerator does not lose the sum. Random trees fold the leaf's index into the key and draw in float32, so the same key
+gives the same sample whatever the dtype of the leaves.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxinterp.typing import Array, Key, PyTree
+
+
+def accumulator(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype in which sums over `dtype` are kept: `dtype` itself, but at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """Returns `a + b`."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+def sub(a: PyTree, b: PyTree) -> PyTree:
+    """Returns `a - b`."""
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def mul(a: PyTree, b: PyTree) -> PyTree:
+    """Returns the elementwise product of `a` and `b`."""
+    return jax.tree.map(jnp.multiply, a, b)
+
+
+def scale(alpha: Array | float, a: PyTree) -> PyTree:
+    """Returns `alpha * a` in the dtypes of `a`."""
+    return jax.tree.map(lambda leaf: jnp.asarray(alpha).astype(leaf.dtype) * leaf, a)
+
+
+def axpy(alpha: Array | float, x: PyTree, y: PyTree) -> PyTree:
+    """Returns `alpha * x + y` in the dtypes of `y`."""
+    return jax.tree.map(lambda a, b: jnp.asarray(alpha).astype(b.dtype) * a.astype(b.dtype) + b, x, y)
+
+
+def vdot(a: PyTree, b: PyTree) -> Array:
+    """Returns the inner product of `a` and `b`, a scalar of at least float32.
+
+    >>> float(vdot({"u": jnp.ones(3), "v": jnp.ones(())}, {"u": jnp.arange(3.0), "v": jnp.asarray(4.0)}))
+    7.0
+    """
+
+    def leaf(x: Array, y: Array) -> Array:
+        dtype = accumulator(jnp.result_type(x, y))
+        return jnp.sum(x.astype(dtype) * y.astype(dtype))
+
+    return functools.reduce(operator.add, jax.tree.leaves(jax.tree.map(leaf, a, b)))
+
+
+def squared_norm(a: PyTree) -> Array:
+    """Returns the squared Euclidean norm of `a`."""
+    return vdot(a, a)
+
+
+def norm(a: PyTree) -> Array:
+    """Returns the Euclidean norm of `a`; its gradient at zero is zero, not NaN."""
+    square = squared_norm(a)
+    is_zero = square == 0  # written so that NaN is not taken for zero
+    return jnp.where(is_zero, jnp.zeros_like(square), jnp.sqrt(jnp.where(is_zero, jnp.ones_like(square), square)))
+
+
+def zeros_like(a: PyTree) -> PyTree:
+    """Returns zeros with the structure, shapes and dtypes of `a`."""
+    return jax.tree.map(jnp.zeros_like, a)
+
+
+def ones_like(a: PyTree) -> PyTree:
+    """Returns ones with the structure, shapes and dtypes of `a`."""
+    return jax.tree.map(jnp.ones_like, a)
+
+
+def size(a: PyTree) -> int:
+    """Returns the number of entries of `a`."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(a))
+
+
+def all_finite(a: PyTree) -> Array:
+    """Returns whether no floating-point entry of `a` is NaN or infinite, a boolean scalar."""
+    leaves = [leaf for leaf in jax.tree.leaves(a) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves], jnp.asarray(True))
+
+
+def cast_like(a: PyTree, like: PyTree) -> PyTree:
+    """Returns `a` with the dtypes of `like`."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), a, like)
+
+
+def broadcast_prefix(name: str, prefix: PyTree, like: PyTree) -> PyTree:
+    """Returns `prefix` spread over the structure, shapes and dtypes of `like`.
+
+    Args:
+      name: what to call `prefix` in the error.
+      prefix: a scalar, or a pytree whose leaves stand for whole sub-trees of `like` and broadcast to their shapes.
+      like: a pytree of floating-point arrays.
+
+    Raises:
+      ValueError: if `prefix` is no prefix of `like`, or a shape does not broadcast.
+
+    >>> broadcast_prefix("baseline", 1, {"u": jnp.zeros(2)})["u"].tolist()
+    [1.0, 1.0]
+    """
+
+    def spread(path: tuple, value: Array, sub: PyTree) -> PyTree:
+        def leaf(inner: tuple, target: Array) -> Array:
+            array = jnp.asarray(value)
+            if array.ndim > target.ndim or any(
+                n not in (1, m) for n, m in zip(array.shape[::-1], target.shape[::-1], strict=False)
+            ):
+                where = jax.tree_util.keystr((*path, *inner))
+                raise ValueError(
+                    f"`{name}` of shape {array.shape} does not broadcast to the input{where} of shape {target.shape}."
+                )
+            return jnp.broadcast_to(array.astype(target.dtype), target.shape)
+
+        return jax.tree_util.tree_map_with_path(leaf, sub)
+
+    try:
+        jax.tree.map(lambda *_: None, prefix, like)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`{name}` must be a scalar, an array, or a pytree prefix of the input's structure "
+            f"{jax.tree.structure(like)}; got {jax.tree.structure(prefix)}."
+        ) from error
+    return jax.tree_util.tree_map_with_path(spread, prefix, like)
+
+
+def _random_like(draw: Callable[[Key, tuple[int, ...]], Array], key: Key, like: PyTree) -> PyTree:
+    leaves, structure = jax.tree.flatten(like)
+    drawn = [draw(jax.random.fold_in(key, i), leaf.shape).astype(leaf.dtype) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def normal_like(key: Key, like: PyTree) -> PyTree:
+    """Returns standard normal noise with the structure, shapes and dtypes of `like`."""
+    return _random_like(lambda k, shape: jax.random.normal(k, shape, jnp.float32), key, like)
+
+
+def rademacher_like(key: Key, like: PyTree) -> PyTree:
+    """Returns independent fair signs (-1 or +1) with the structure, shapes and dtypes of `like`."""
+    return _random_like(lambda k, shape: jax.random.rademacher(k, shape, jnp.float32), key, like)
+
+
+def bernoulli_like(key: Key, like: PyTree, probability: PyTree) -> PyTree:
+    """Returns independent 0/1 draws, 1 with `probability` (a prefix of `like`), like `like` in structure and dtypes."""
+    uniform = _random_like(lambda k, shape: jax.random.uniform(k, shape, jnp.float32), key, like)
+    threshold = broadcast_prefix("probability", probability, like)
+    return jax.tree.map(lambda u, p: (u < p).astype(u.dtype), uniform, threshold)
