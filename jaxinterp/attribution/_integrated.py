@@ -16,7 +16,7 @@ def integrated_gradients(
     *,
     num_steps: int = 64,
     quadrature: QuadratureRule = gauss_legendre,
-    chunk_size: int | None = 8,
+    chunk_size: int | None = 4,
 ) -> Callable[..., PyTree]:
     r"""Integrated gradients: returns `(*args, baseline=0)` -> the gradient averaged along a path, times its length.
 

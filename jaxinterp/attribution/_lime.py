@@ -20,7 +20,7 @@ def lime(
     num_groups: int | None = None,
     kernel_width: float | None = None,
     ridge: float = 0.0,
-    chunk_size: int | None = 64,
+    chunk_size: int | None = 16,
 ) -> Callable[..., PyTree]:
     r"""LIME: returns `(key, *args, baseline=0, groups=None)` -> the coefficients of a linear model over random masks.
 

@@ -19,7 +19,7 @@ def occlusion(
     *,
     window: int | tuple[int, ...] = 1,
     stride: int | tuple[int, ...] | None = None,
-    chunk_size: int | None = 32,
+    chunk_size: int | None = 16,
 ) -> Callable[..., PyTree]:
     r"""Occlusion: returns `(*args, baseline=0)` -> the drop of f when the windows that cover an entry are replaced.
 

@@ -19,7 +19,7 @@ def _noisy_gradient(method: str, f: ScalarFn, argnums: int | tuple[int, ...]) ->
 
 
 def smooth_grad(
-    f: ScalarFn, argnums: int | tuple[int, ...] = 0, *, num_samples: int = 64, chunk_size: int | None = 8
+    f: ScalarFn, argnums: int | tuple[int, ...] = 0, *, num_samples: int = 64, chunk_size: int | None = 4
 ) -> Callable[..., PyTree]:
     r"""SmoothGrad: returns `(key, *args, stddev)` -> the mean gradient under noise.
 
@@ -54,7 +54,7 @@ def smooth_grad(
 
 
 def var_grad(
-    f: ScalarFn, argnums: int | tuple[int, ...] = 0, *, num_samples: int = 64, chunk_size: int | None = 8
+    f: ScalarFn, argnums: int | tuple[int, ...] = 0, *, num_samples: int = 64, chunk_size: int | None = 4
 ) -> Callable[..., PyTree]:
     r"""VarGrad: returns `(key, *args, stddev)` -> the variance of the gradient under noise, entry by entry.
 

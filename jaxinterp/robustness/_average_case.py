@@ -28,7 +28,7 @@ class Robustness:
 
 
 def monte_carlo(
-    f: LogitsFn, argnums: int | tuple[int, ...] = 0, *, num_samples: int = 1000, chunk_size: int | None = 256
+    f: LogitsFn, argnums: int | tuple[int, ...] = 0, *, num_samples: int = 1000, chunk_size: int | None = 16
 ) -> Callable[..., Robustness]:
     r"""Monte Carlo: returns `(key, *args, stddev) -> Robustness`, the frequency with which the prediction stays.
 

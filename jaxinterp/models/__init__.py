@@ -1,0 +1,10 @@
+"""Flax networks, and the way from any Flax network to a pure function of one example."""
+
+from jaxinterp.models._convnet import ConvNet as ConvNet
+from jaxinterp.models._function import Function as Function
+from jaxinterp.models._function import TrainingFunction as TrainingFunction
+from jaxinterp.models._function import as_function as as_function
+from jaxinterp.models._function import as_training_function as as_training_function
+from jaxinterp.models._mlp import MLP as MLP
+from jaxinterp.models._resnet import ResNet as ResNet
+from jaxinterp.models._resnet import resnet_from_torch as resnet_from_torch

@@ -1,0 +1,191 @@
+"""Networks as pure functions of one example."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxinterp.typing import Array, Key, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """A network in evaluation mode as a pure function of one example.
+
+    Attributes:
+      apply: `(params, state, x) -> logits`, without a batch axis, without side effects.
+      params: the trainable parameters, nested dictionaries with string keys.
+      state: what else the function depends on, such as the running statistics of batch normalisation; likewise.
+    """
+
+    apply: Callable[[PyTree, PyTree, PyTree], Array]
+    params: dict
+    state: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingFunction:
+    """A network in training mode as a pure function of a batch.
+
+    Attributes:
+      apply: `(params, state, key, batch) -> (logits, new_state)`; the key feeds dropout.
+      params: the trainable parameters, nested dictionaries with string keys.
+      state: what else the function depends on; likewise.
+    """
+
+    apply: Callable[[PyTree, PyTree, Key, PyTree], tuple[Array, dict]]
+    params: dict
+    state: dict
+
+
+Network = nnx.Module | linen.Module
+
+
+def as_function(model: Network, variables: Mapping[str, Any] | None = None, **call: Any) -> Function:
+    """Returns the evaluation-mode function of a network, with its parameters and state apart.
+
+    The network itself is neither changed nor kept: later updates of it do not reach the function. Pass `params` and
+    `state` as arguments of what you jit; a function that closes over them keeps the old values.
+
+    Args:
+      model: a Flax NNX module, or a Flax Linen module.
+      variables: the variables of a Linen module, as `module.init` returns them.
+      call: further arguments for each call of a Linen module, such as `train=False`; NNX modules are put into
+        evaluation mode by their own `eval()`.
+
+    Raises:
+      TypeError: for another kind of model, or a Linen module without variables.
+
+    >>> from jaxinterp import models
+    >>> net = models.as_function(models.MLP((4,), widths=(8,), num_classes=3, rngs=nnx.Rngs(0)))
+    >>> net.apply(net.params, net.state, jnp.ones(4)).shape
+    (3,)
+    """
+    if isinstance(model, nnx.Module):
+        split = _split(model, training=False)
+
+        def apply(params: PyTree, state: PyTree, x: PyTree) -> Array:
+            return split.merge(params, state, split.random)(_batch_of_one(x))[0]
+
+        return Function(apply, split.params, split.state)
+
+    variables = _linen_variables(model, variables)
+
+    def apply_linen(params: PyTree, state: PyTree, x: PyTree) -> Array:
+        return model.apply({"params": params, **state}, _batch_of_one(x), **call)[0]
+
+    return Function(apply_linen, variables.pop("params", {}), variables)
+
+
+def as_training_function(model: Network, variables: Mapping[str, Any] | None = None, **call: Any) -> TrainingFunction:
+    """Returns the training-mode function of a network: a batch in, logits and the updated state out.
+
+    Args:
+      model: a Flax NNX module (put into training mode by its own `train()`), or a Flax Linen module.
+      variables: the variables of a Linen module.
+      call: further arguments for each call of a Linen module, such as `train=True`.
+
+    Raises:
+      TypeError: for another kind of model, or a Linen module without variables.
+
+    >>> from jaxinterp import models
+    >>> net = models.as_training_function(
+    ...     models.ConvNet((8, 8, 1), widths=(4,), num_classes=3, batch_norm=True, rngs=nnx.Rngs(0)))
+    >>> logits, state = net.apply(net.params, net.state, jax.random.key(0), jnp.ones((2, 8, 8, 1)))
+    >>> logits.shape, jax.tree.structure(state) == jax.tree.structure(net.state)
+    ((2, 3), True)
+    """
+    if isinstance(model, nnx.Module):
+        split = _split(model, training=True)
+
+        def apply(params: PyTree, state: PyTree, key: Key, batch: PyTree) -> tuple[Array, dict]:
+            module = split.merge(params, state, split.reseeded(key))
+            logits = module(batch)
+            return logits, _named(_take_apart(module)[3])
+
+        return TrainingFunction(apply, split.params, split.state)
+
+    variables = _linen_variables(model, variables)
+
+    def apply_linen(params: PyTree, state: PyTree, key: Key, batch: PyTree) -> tuple[Array, dict]:
+        collections = {"params": params, **state}
+        logits, updated = model.apply(collections, batch, mutable=list(state), rngs={"dropout": key}, **call)
+        return logits, {**state, **updated}
+
+    return TrainingFunction(apply_linen, variables.pop("params", {}), variables)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """An NNX module taken apart; dictionaries with string keys go in and out."""
+
+    graph: Any
+    pure_params: dict
+    random: dict
+    pure_state: dict
+
+    @property
+    def params(self) -> dict:
+        return _named(self.pure_params)
+
+    @property
+    def state(self) -> dict:
+        return _named(self.pure_state)
+
+    def merge(self, params: dict, state: dict, random: dict) -> Callable[..., Array]:
+        return nnx.merge(self.graph, _as_in(self.pure_params, params), random, _as_in(self.pure_state, state))
+
+    def reseeded(self, key: Key) -> dict:
+        """The random state with every key drawn anew and every counter at zero."""
+
+        def reset(index: int, value: Array) -> Array:
+            is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+            return jax.random.fold_in(key, index) if is_key else jnp.zeros_like(value)
+
+        leaves, structure = jax.tree.flatten(self.random)
+        return jax.tree.unflatten(structure, [reset(i, leaf) for i, leaf in enumerate(leaves)])
+
+
+def _split(model: nnx.Module, *, training: bool) -> _Split:
+    copy = nnx.clone(model)
+    if training:
+        copy.train()
+    else:
+        copy.eval()
+    return _Split(*_take_apart(copy))
+
+
+def _take_apart(model: Any) -> tuple[Any, dict, dict, dict]:
+    graph, *parts = cast(tuple, nnx.split(model, nnx.Param, nnx.RngState, ...))
+    params, random, state = (nnx.to_pure_dict(part) for part in parts)
+    return graph, params, random, state
+
+
+def _named(pure: dict) -> dict:
+    """The same nested dictionary with the keys (list positions are integers) as strings."""
+    return unflatten_dict({tuple(map(str, path)): value for path, value in flatten_dict(pure).items()})
+
+
+def _as_in(pure: dict, named: dict) -> dict:
+    """Undoes `_named`: the values of `named` under the keys of `pure`."""
+    values = flatten_dict(named)
+    return unflatten_dict({path: values[tuple(map(str, path))] for path in flatten_dict(pure)})
+
+
+def _linen_variables(model: Any, variables: Mapping[str, Any] | None) -> dict:
+    if not isinstance(model, linen.Module):
+        raise TypeError(
+            f"A Flax NNX or Linen module is needed; got {type(model).__name__}. A plain function needs no conversion: "
+            "write `f = lambda x: apply(params, x)` and explain that."
+        )
+    if variables is None:
+        raise TypeError(f"The Linen module {type(model).__name__} needs its variables: as_function(module, variables).")
+    return jax.tree.map(lambda a: a, dict(variables))
+
+
+def _batch_of_one(x: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: jnp.asarray(a)[None], x)

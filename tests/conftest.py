@@ -1,0 +1,58 @@
+"""The world of the tests: harsher than the user's, and the same on every machine.
+
+Dtypes are never promoted, ranks never broadcast, a random key is never used twice, and a warning is an error. Tests of
+training, of the application and of notebooks take the fixture `standard_promotion`, because Optax itself needs it.
+"""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+X64 = os.environ.get("JAXINTERP_X64") == "1"
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_enable_x64", X64)
+jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/jaxinterp-tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real data, weights and golden arrays beside the project; tests that need it skip without it."""
+    if not (SHARED / "goldens").is_dir():
+        pytest.skip(f"the golden arrays are not here: {SHARED} does not exist")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden(shared):
+    """Loads a file of golden arrays by name."""
+    return lambda name: np.load(shared / "goldens" / f"{name}.npz")
+
+
+@pytest.fixture
+def key():
+    """A fresh key; every test that takes it gets the same one."""
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def standard_promotion():
+    """Dtypes and ranks promote as they do for users."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        yield
+
+
+@pytest.fixture
+def float64():
+    """Double precision for one test, whatever the run uses."""
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(True):
+        yield
