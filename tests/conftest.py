@@ -50,9 +50,3 @@ def standard_promotion():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
         yield
 
-
-@pytest.fixture
-def float64():
-    """Double precision for one test, whatever the run uses."""
-    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(True):
-        yield

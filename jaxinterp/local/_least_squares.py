@@ -52,5 +52,5 @@ def weighted_least_squares(design: Array, targets: Array, weights: Array, ridge:
     solution = jnp.dot(pseudo_inverse, root[:, 0] * targets, precision="highest")
     residual = root[:, 0] * (targets - solution[0] - jnp.dot(design, solution[1:], precision="highest"))
     freedom = samples / max(samples - features - 1, 1)
-    stderr = jnp.sqrt(freedom * jnp.sum((pseudo_inverse[1:] * residual) ** 2, axis=1))
+    stderr = jnp.sqrt(freedom * jnp.sum((pseudo_inverse[1:] * residual[None]) ** 2, axis=1))
     return LeastSquares(solution[0], solution[1:], stderr)
