@@ -21,7 +21,8 @@ class Enrolled:
       name: as in `jaxinterp.attribution`.
       build: takes f, returns `(key, *args) -> map`; deterministic methods ignore the key.
       domain: what the method needs.
-      on_linear: for f(x) = ⟨a, x⟩, takes (a, x, baseline) and returns the expected map; `None` if there is no closed form.
+      on_linear: for f(x) = ⟨a, x⟩, takes (a, x, baseline) and returns the expected map; `None` if there is no
+        closed form.
       takes_baseline: whether the built method has the keyword `baseline`.
       stochastic: whether the map depends on the key.
       summary: one line for people.

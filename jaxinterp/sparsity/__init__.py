@@ -7,6 +7,7 @@ from jaxinterp.sparsity._gates import apply as apply
 from jaxinterp.sparsity._gates import attach as attach
 from jaxinterp.sparsity._gates import bimodal_penalty as bimodal_penalty
 from jaxinterp.sparsity._gates import count as count
+from jaxinterp.sparsity._gates import count_by_parameter as count_by_parameter
 from jaxinterp.sparsity._gates import kernels as kernels
 from jaxinterp.sparsity._gates import per_filter as per_filter
 from jaxinterp.sparsity._gates import per_output_unit as per_output_unit

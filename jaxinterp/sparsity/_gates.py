@@ -199,17 +199,28 @@ class Count:
         return 1 - self.kept / self.gated
 
 
+def count_by_parameter(params: PyTree, mask: PyTree) -> dict[str, Count]:
+    """Counts what a mask leaves of each gated parameter, by its path.
+
+    >>> params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    >>> count_by_parameter(params, {"kernel": jnp.array([[1.0, 0.0, 0.0]]), "bias": None})
+    {'kernel': Count(kept=2, gated=6, total=6)}
+    """
+    masks = jax.tree.leaves(mask, is_leaf=lambda m: m is None)
+    counts = {}
+    for (path, p), m in zip(jax.tree_util.tree_leaves_with_path(params), masks, strict=True):
+        if m is not None:
+            kept = int(jnp.sum(m != 0)) * (p.size // m.size)
+            counts[jax.tree_util.keystr(path, simple=True, separator="/")] = Count(kept, p.size, p.size)
+    return counts
+
+
 def count(params: PyTree, mask: PyTree) -> Count:
-    """Counts what a mask leaves of the parameters (concrete arrays).
+    """Counts what a mask leaves of all parameters.
 
     >>> params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     >>> count(params, {"kernel": jnp.array([[1.0, 0.0, 0.0]]), "bias": None})
     Count(kept=2, gated=6, total=9)
     """
-    kept = gated = 0
-    gates = jax.tree.leaves(mask, is_leaf=lambda m: m is None)
-    for p, m in zip(jax.tree.leaves(params), gates, strict=True):
-        if m is not None:
-            gated += p.size
-            kept += int(jnp.sum(m != 0)) * (p.size // m.size)
-    return Count(kept, gated, tree.size(params))
+    counts = count_by_parameter(params, mask).values()
+    return Count(sum(c.kept for c in counts), sum(c.gated for c in counts), tree.size(params))

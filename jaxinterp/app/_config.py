@@ -1,0 +1,319 @@
+"""What an experiment is: plain values, written in a file of `configs/`, overridden on the command line.
+
+Each class here is frozen, holds numbers, strings and tuples only, and is turned into the objects it stands for
+once, by its `build`. The documentation of the fields is what `--help` shows.
+"""
+
+import dataclasses
+import fnmatch
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import jax
+from flax import nnx
+
+from jaxinterp import data, heads, models, penalties, sparsity, training
+from jaxinterp.typing import Array, Key, LogitsFn, PyTree, ScalarFn
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers a field may hold: from `low` (above it, if `beyond`) to `high`, never infinite."""
+
+    low: float
+    high: float = math.inf
+    beyond: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies in the range."""
+        return math.isfinite(value) and (self.low < value if self.beyond else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"from {self.low} to {self.high}"
+        return f"greater than {self.low}" if self.beyond else f"at least {self.low}"
+
+
+Count = Annotated[int, Range(1)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Positive = Annotated[float, Range(0, beyond=True)]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
+
+Activation = Literal["gelu", "softplus", "tanh", "silu", "relu"]
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": nnx.gelu,
+    "softplus": nnx.softplus,
+    "tanh": nnx.tanh,
+    "silu": nnx.silu,
+    "relu": nnx.relu,
+}
+
+Head = Literal["logit", "log_prob", "margin", "cross_entropy"]
+HEADS: dict[str, Callable[[LogitsFn], ScalarFn]] = {
+    "logit": heads.logit,
+    "log_prob": heads.log_prob,
+    "margin": heads.margin,
+    "cross_entropy": heads.cross_entropy,
+}
+
+Granularity = Literal["weight", "unit", "filter"]
+GRANULARITIES: dict[str, sparsity.Granularity] = {
+    "weight": sparsity.per_weight,
+    "unit": sparsity.per_output_unit,
+    "filter": sparsity.per_filter,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits:
+    """Handwritten digits, 8x8 pixels, embedded in scikit-learn."""
+
+    split_seed: Seed = 0
+    """Decides the 60/20/20 division into training, validation and test parts."""
+
+    def build(self) -> data.Dataset:
+        """Loads the data."""
+        return data.digits(jax.random.key(self.split_seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class BreastCancer:
+    """Wisconsin diagnostic breast cancer, 30 features, embedded in scikit-learn."""
+
+    split_seed: Seed = 0
+    """Decides the 60/20/20 division into training, validation and test parts."""
+
+    def build(self) -> data.Dataset:
+        """Loads the data."""
+        return data.breast_cancer(jax.random.key(self.split_seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """A dataset in the standard files of MNIST, CIFAR-10 or CIFAR-100, or an .npz archive."""
+
+    format: Literal["mnist", "cifar10", "cifar100", "npz"]
+    """What kind of files."""
+    path: pathlib.Path
+    """The directory that holds them; for "npz" the archive itself."""
+    split_seed: Seed = 0
+    """Decides which training examples are for validation."""
+
+    def build(self) -> data.Dataset:
+        """Loads the data."""
+        readers = {"mnist": data.mnist, "cifar10": data.cifar10, "cifar100": data.cifar100, "npz": data.npz}
+        return readers[self.format](jax.random.key(self.split_seed), self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class MLP:
+    """A fully connected network."""
+
+    widths: tuple[Count, ...] = (64, 64)
+    """Units of the hidden layers."""
+    activation: Activation = "gelu"
+    """The nonlinearity; a ReLU network has no curvature to measure."""
+
+    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
+        """Makes the network with its initial parameters."""
+        return models.MLP(
+            dataset.shape,
+            widths=self.widths,
+            num_classes=dataset.num_classes,
+            activation=ACTIVATIONS[self.activation],
+            rngs=nnx.Rngs(seed),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvNet:
+    """A convolutional network for images."""
+
+    widths: tuple[Count, ...] = (16, 32)
+    """Channels of the blocks; each block after the first halves the resolution."""
+    batch_norm: bool = False
+    """Whether convolutions are followed by batch normalisation."""
+    activation: Activation = "gelu"
+    """The nonlinearity; a ReLU network has no curvature to measure."""
+
+    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
+        """Makes the network with its initial parameters."""
+        return models.ConvNet(
+            dataset.shape,
+            widths=self.widths,
+            num_classes=dataset.num_classes,
+            batch_norm=self.batch_norm,
+            activation=ACTIVATIONS[self.activation],
+            rngs=nnx.Rngs(seed),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay; the rate falls to zero along a cosine."""
+
+    learning_rate: Positive = 2e-3
+    """At the first step."""
+    weight_decay: NonNegative = 0.0
+    """Fraction of a parameter taken away per unit of learning rate."""
+
+    def build(self, num_steps: int) -> Any:
+        """Makes the gradient transformation."""
+        return training.adamw(self.learning_rate, num_steps=num_steps, weight_decay=self.weight_decay)
+
+
+@dataclasses.dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent; the rate is divided by 10 after 75 % and 87.5 % of the steps."""
+
+    learning_rate: Positive = 0.1
+    """At the first step."""
+    momentum: Fraction = 0.9
+    """Of the velocity."""
+    weight_decay: NonNegative = 5e-4
+    """L2 coefficient."""
+
+    def build(self, num_steps: int) -> Any:
+        """Makes the gradient transformation."""
+        return training.sgd(
+            self.learning_rate, num_steps=num_steps, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Gates:
+    """Gates that learn which parameters remain."""
+
+    parameters: str = "*kernel"
+    """Which parameters: a pattern (`*`, `?`) for their paths, such as "blocks_*/conv/kernel"."""
+    granularity: Granularity = "weight"
+    """One gate for each weight, each output unit, or each filter of a convolution."""
+    initial: Fraction = 0.7
+    """Where the gates start, between 0 and 1."""
+    bimodal: NonNegative = 2e-4
+    """Weight of the sum of g(1 - g), which drives gates to 0 or 1."""
+    sparsity: NonNegative = 1.4e-4
+    """Weight of the sum of g, which closes gates."""
+    sampled: bool = True
+    """Whether a step draws its mask from the gates or takes the most probable one."""
+
+    def build(self, params: PyTree) -> PyTree:
+        """Makes the gates for some parameters."""
+        return sparsity.attach(
+            params,
+            predicate=lambda path, value: fnmatch.fnmatchcase(path, self.parameters),
+            granularity=GRANULARITIES[self.granularity],
+            initial=self.initial,
+        )
+
+    def regulariser(self) -> training.GateRegulariser:
+        """What the objective needs to know."""
+        return training.GateRegulariser(self.bimodal, self.sparsity, self.sampled)
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientNorm:
+    """Penalty on the squared norm of the input gradient."""
+
+    weight: NonNegative = 1.0
+    """Its weight in the loss."""
+    head: Head = "cross_entropy"
+    """What is differentiated, at the true class."""
+
+    def build(self) -> training.WeightedPenalty:
+        """Makes the penalty."""
+        return training.WeightedPenalty(
+            "squared_gradient_norm", penalties.input_gradient_norm(HEADS[self.head]), self.weight
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long, in what pieces, and what is kept."""
+
+    num_steps: Count = 2000
+    """Number of updates."""
+    batch_size: Count = 128
+    """Examples per update."""
+    gate_learning_rate: Positive = 1e-2
+    """Of the gates' optimiser (Adam)."""
+    log_every: Count = 20
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: Count = 200
+    """Steps between checkpoints, at which validation accuracy is measured too."""
+    keep_last: Count = 2
+    """Number of newest checkpoints kept, besides the best."""
+    best_after: Fraction = 0.75
+    """Fraction of training after which checkpoints compete for the best: before, gates are still open."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Explain:
+    """Which attributions and local models are computed."""
+
+    methods: tuple[str, ...] = (
+        "gradient",
+        "gradient_times_input",
+        "integrated_gradients",
+        "smooth_grad",
+        "occlusion",
+        "lime",
+    )
+    """Names from `jaxinterp methods`."""
+    head: Head = "logit"
+    """What is explained, at the predicted class."""
+    num_examples: Count = 10
+    """Test examples explained: the first of each class in turn."""
+    secant_stddev: Positive = 0.2
+    """Noise of the neighbourhood of the secant models, in units of the normalised input."""
+    secant_samples: Count = 1000
+    """Samples of that neighbourhood."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """What is measured on the test examples."""
+
+    num_examples: Count | None = None
+    """How many, the first of the test part; None takes all."""
+    stddevs: tuple[Positive, ...] = (0.1, 0.3)
+    """Noise levels of average-case robustness, in units of the normalised input."""
+    num_samples: Count = 500
+    """Noise samples per example and level of the Monte Carlo estimate."""
+    temperature: Positive = 1.0
+    """Of the softmax estimate."""
+    num_iterations: Count = 64
+    """Largest number of Hessian-vector products per example."""
+    batch_size: Count = 64
+    """Examples computed together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One experiment: train, explain, measure, report."""
+
+    data: Digits | BreastCancer | Files
+    """The dataset."""
+    model: MLP | ConvNet
+    """The network."""
+    optimizer: AdamW | SGD = AdamW()
+    """The optimiser."""
+    gates: tuple[Gates, ...] = ()
+    """Gates on parameters; may be empty."""
+    penalties: tuple[GradientNorm, ...] = ()
+    """Penalties on smoothness; may be empty."""
+    training: Training = Training()
+    """Length and pieces of training."""
+    explain: Explain = Explain()
+    """Attributions and local models."""
+    measure: Measure = Measure()
+    """Curvature and robustness."""
+    seed: Seed = 0
+    """Decides the initial parameters, the order of the examples and all noise."""
+
+    def key(self, purpose: int) -> Key:
+        """The random key of one purpose."""
+        return jax.random.fold_in(jax.random.key(self.seed), purpose)

@@ -1,0 +1,100 @@
+"""The stage that explains: attribution maps and local linear models of some test examples."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxinterp import evaluation, local
+from jaxinterp.app._config import HEADS, Explain
+from jaxinterp.app._examples import Examples, PerExample, over_examples
+from jaxinterp.app._methods import METHODS, Enrolled
+from jaxinterp.app._run import Run
+from jaxinterp.typing import Array, Key, LogitsFn, ScalarFn
+
+HeadFn = Callable[[LogitsFn], ScalarFn]
+
+BATCH_SIZE = 16
+"""Examples explained together."""
+
+LOCAL_MODELS = "local_models"
+
+
+def explain(run: Run) -> dict[str, Any]:
+    """Computes what the configuration asks for, method by method; each is kept as soon as it is there."""
+    settings, inputs, test = run.experiment.explain, run.inputs("explain"), run.dataset.test
+    network = run.trained()
+    chosen = chosen_examples(test.y, run.dataset.num_classes, settings.num_examples)
+    logits = jax.jit(jax.vmap(network.apply, (None, None, 0)))(network.params, network.state, test.x[chosen])
+    examples = Examples(test.x[chosen], np.argmax(np.asarray(logits), axis=-1).astype(np.int32), chosen)
+    head = HEADS[settings.head]
+    work: dict[str, PerExample] = {
+        name: functools.partial(_attribution, METHODS[name], head) for name in settings.methods
+    }
+    work[LOCAL_MODELS] = functools.partial(_local_models, settings, head)
+    everything = {}
+    with run.reporter.progress("explain", len(work), "methods") as advance:
+        for number, (name, one) in enumerate(work.items()):
+            advance(number, name)
+            key = jax.random.fold_in(run.key("explain"), number)
+            make = functools.partial(over_examples, one, network, key, examples, batch_size=BATCH_SIZE)
+            everything[name] = run.workdir.arrays(f"explanations/{name}", inputs, make)
+        advance(len(work), "done")
+    run.workdir.arrays("explanations/examples", inputs, lambda: {"number": chosen, "label": examples.labels})
+    return _summary(everything)
+
+
+def chosen_examples(y: np.ndarray, num_classes: int, count: int) -> np.ndarray:
+    """The first example of each class, then the second of each, and so on, until there are `count`."""
+    rank = np.zeros(len(y), int)
+    for label in range(num_classes):
+        rank[y == label] = np.arange(np.sum(y == label))
+    return np.lexsort((y, rank))[:count]
+
+
+def _attribution(
+    method: Enrolled, head: HeadFn, logits_fn: LogitsFn, key: Key, x: Array, label: Array
+) -> dict[str, Array]:
+    f = head(logits_fn)
+    attribution = method.build(f)(key, x, label)
+    completeness = evaluation.completeness_gap(f)(attribution, x, label)
+    return {"map": attribution, "gap": completeness.gap, "relative_gap": completeness.relative}
+
+
+def _local_models(
+    settings: Explain, head: HeadFn, logits_fn: LogitsFn, key: Key, x: Array, label: Array
+) -> dict[str, Array]:
+    f = head(logits_fn)
+    stddev, samples = settings.secant_stddev, max(settings.secant_samples, 2 * x.size)
+    tangent = local.tangent(f)(x, label)
+    fit = local.secant(f, neighbourhood=local.gaussian, num_samples=samples, chunk_size=16)
+    secant = fit(jax.random.fold_in(key, 0), x, label, stddev=stddev)
+    fidelity = functools.partial(evaluation.local_r_squared(f), stddev=stddev)
+    fresh = jax.random.fold_in(key, 1)
+    return {
+        "tangent_slope": tangent.slope,
+        "secant_slope": secant.slope,
+        "secant_stderr": secant.stderr,
+        "tangent_r_squared": fidelity(fresh, tangent, x, label),
+        "secant_r_squared": fidelity(fresh, secant, x, label),  # the same samples: a fair comparison
+    }
+
+
+def _summary(everything: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    completeness = {}
+    for name, arrays in everything.items():
+        if name != LOCAL_MODELS:
+            gap, relative = (arrays[key][arrays["finite"]] for key in ("gap", "relative_gap"))
+            completeness[name] = {
+                "max_relative_gap": float(np.max(relative)) if len(relative) else float("nan"),
+                "mean_absolute_gap": float(np.mean(np.abs(gap))) if len(gap) else float("nan"),
+            }
+    models = everything[LOCAL_MODELS]
+    fidelity = {
+        f"median_{name}": float(np.median(models[name][models["finite"]])) if models["finite"].any() else float("nan")
+        for name in ("tangent_r_squared", "secant_r_squared")
+    }
+    flagged = {name: int(np.sum(~arrays["finite"])) for name, arrays in everything.items()}
+    return {"completeness": completeness, "local_models": fidelity, "non_finite_explanations": flagged}

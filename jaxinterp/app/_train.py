@@ -1,0 +1,88 @@
+"""The stage that trains."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxinterp import data, sparsity, training, tree
+from jaxinterp.app._run import Run
+from jaxinterp.typing import Array
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Trains, or goes on from the newest intact checkpoint; returns test accuracy and sparsity at the best one."""
+    settings = run.experiment.training
+    checkpoints, initial = run.checkpoints, run.initial_state()
+    resumed = checkpoints.restore_latest(initial)
+    state = resumed or initial
+    start = int(state.step)
+    training.cut_back_metrics(run.workdir.metrics, start)
+    if resumed:
+        run.reporter.say(f"train: resuming after step {start}")
+    function, train_function = run.network
+    objective = training.make_objective(
+        train_function.apply,
+        function.apply,
+        [penalty.build() for penalty in run.experiment.penalties],
+        [gate.regulariser() for gate in run.experiment.gates],
+    )
+    step = training.make_step(objective, run.optimizers)
+    evaluate = training.make_evaluation(function.apply)
+    batches = data.batches(run.dataset.train, run.key("batches"), settings.batch_size)
+    with run.reporter.progress("train", settings.num_steps, "steps", done=start) as advance:
+
+        def log(done: int, state: training.TrainState, metrics: dict[str, Array]) -> None:
+            values = training.require_finite(done, metrics)
+            training.append_metrics(run.workdir.metrics, {"step": done, **values, **_openness(state)})
+            advance(done, f"loss {values['loss']:.4f}")
+
+        def save(done: int, state: training.TrainState, metrics: dict[str, Array]) -> None:
+            training.require_finite(done, metrics)
+            split = run.dataset.validation
+            params = training.final_params(state.params, state.gates)
+            scores = evaluate(params, state.state, split.x, split.y)
+            record = {f"validation_{name}": value for name, value in scores.items()}
+            training.append_metrics(run.workdir.metrics, {"step": done, **record})
+            eligible = done >= settings.best_after * settings.num_steps
+            checkpoints.save(done, state, score=scores["accuracy"] - (0.0 if eligible else 1.0))
+
+        callbacks = (training.Callback(settings.log_every, log), training.Callback(settings.checkpoint_every, save))
+        training.fit(step, state, batches, settings.num_steps, callbacks)
+    return _results(run, evaluate)
+
+
+def _openness(state: training.TrainState) -> dict[str, float]:
+    """The fraction of gated parameters that is open."""
+    if not state.gates:
+        return {}
+    counts = [sparsity.count(state.params, sparsity.threshold(gates)) for gates in state.gates]
+    return {"open_fraction": sum(c.kept for c in counts) / sum(c.gated for c in counts)}
+
+
+def _results(run: Run, evaluate: Any) -> dict[str, Any]:
+    best = run.checkpoints.restore_best(run.initial_state())
+    params, test = training.final_params(best.params, best.gates), run.dataset.test
+    scores = evaluate(params, best.state, test.x, test.y)
+    n = len(test)
+    accuracy = scores["accuracy"]
+    return {
+        "accuracy": {"mean": accuracy, "stderr": float(np.sqrt(accuracy * (1 - accuracy) / n)), "num_examples": n},
+        "test_loss": scores["loss"],
+        "best_step": int(best.step),
+        "sparsity": _sparsity(best),
+    }
+
+
+def _sparsity(state: training.TrainState) -> dict[str, Any]:
+    """How many parameters the thresholded gates leave, in all and per gated parameter."""
+    counts: dict[str, sparsity.Count] = {}
+    for gates in state.gates:
+        counts |= sparsity.count_by_parameter(state.params, sparsity.threshold(gates))
+    kept, gated = (sum(getattr(c, name) for c in counts.values()) for name in ("kept", "gated"))
+    return {
+        "removed_fraction": 1 - kept / gated if gated else 0.0,
+        "kept": kept,
+        "gated": gated,
+        "parameters": tree.size(state.params),
+        "per_parameter": {name: {"kept": c.kept, "gated": c.gated} for name, c in counts.items()},
+    }
