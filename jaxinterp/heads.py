@@ -50,8 +50,14 @@ def _valid(name: str, label: Array, num_classes: int) -> Array:
     return (jnp.asarray(label) >= 0) & (jnp.asarray(label) < num_classes)
 
 
-def _one_hot(scores: Array, label: Array) -> Array:
-    return jnp.arange(scores.shape[0]) == jnp.asarray(label)
+def _others(scores: Array, label: Array) -> Array:
+    """The scores with that of the label replaced by minus infinity."""
+    return jnp.where(jnp.arange(scores.shape[0]) == jnp.asarray(label), -jnp.inf, scores)
+
+
+def _surprise(scores: Array, label: Array) -> Array:
+    """Minus the log-probability, as softplus of the log-odds against the label."""
+    return jax.nn.softplus(jax.nn.logsumexp(_others(scores, label)) - scores[label])
 
 
 def logit(f: LogitsFn) -> ScalarFn:
@@ -67,12 +73,15 @@ def logit(f: LogitsFn) -> ScalarFn:
 def log_prob(f: LogitsFn) -> ScalarFn:
     r"""The log-probability of one class: :math:`(x, y) \mapsto f_y(x) - \log\sum_j e^{f_j(x)}`.
 
-    Unlike a logit it does not change when a function of x is added to all logits (Srinivas & Fleuret, 2021).
+    Unlike a logit it does not change when a function of x is added to all logits (Srinivas & Fleuret, 2021). It is
+    computed as :math:`-\log(1 + \sum_{j \ne y} e^{f_j - f_y})`, so that it and its derivatives keep their relative
+    precision where the network is nearly sure; the difference of two large numbers would leave rounding noise
+    there.
 
     >>> round(float(log_prob(lambda x: x)(jnp.zeros(4), 0)), 4)
     -1.3863
     """
-    return _head("log_prob", f, lambda scores, label: scores[label] - jax.nn.logsumexp(scores))
+    return _head("log_prob", f, lambda scores, label: -_surprise(scores, label))
 
 
 def cross_entropy(f: LogitsFn) -> ScalarFn:
@@ -81,7 +90,7 @@ def cross_entropy(f: LogitsFn) -> ScalarFn:
     >>> round(float(cross_entropy(lambda x: x)(jnp.zeros(4), 0)), 4)
     1.3863
     """
-    return _head("cross_entropy", f, lambda scores, label: jax.nn.logsumexp(scores) - scores[label])
+    return _head("cross_entropy", f, _surprise)
 
 
 def margin(f: LogitsFn) -> ScalarFn:
@@ -94,7 +103,6 @@ def margin(f: LogitsFn) -> ScalarFn:
     """
 
     def select(scores: Array, label: Array) -> Array:
-        others = jnp.where(_one_hot(scores, label), -jnp.inf, scores)
-        return scores[label] - jnp.max(others)
+        return scores[label] - jnp.max(_others(scores, label))
 
     return _head("margin", f, select)

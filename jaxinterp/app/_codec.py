@@ -25,6 +25,11 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, pathlib.Path) else value
 
 
+def to_json(value: Any) -> str:
+    """The value as indented JSON text."""
+    return json.dumps(to_plain(value), indent=2)
+
+
 def from_plain(value: Any) -> Any:
     """Undoes `to_plain`."""
     if isinstance(value, list):

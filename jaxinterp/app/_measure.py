@@ -110,7 +110,7 @@ def _summary(everything: dict[str, dict[str, np.ndarray]], settings: Measure) ->
 
 
 def _statistics(values: np.ndarray, finite: np.ndarray) -> dict[str, float]:
-    """Over the finite examples: mean, its standard error as a sample of all inputs, median, and how many were left out."""
+    """Mean, its standard error as a sample of inputs, and median of the finite examples; how many were left out."""
     kept = values[finite]
     flagged = int(np.sum(~finite))
     if not len(kept):

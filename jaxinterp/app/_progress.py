@@ -68,14 +68,14 @@ class Reporter:
     @contextlib.contextmanager
     def _lines(self, name: str, total: int, unit: str, done: int) -> Iterator[Advance]:
         rate = _rate(done)
-        last = time.perf_counter()
+        last, shown = time.perf_counter(), done
 
         def advance(completed: int, note: str = "") -> None:
-            nonlocal last
+            nonlocal last, shown
             now = time.perf_counter()
-            if completed < total and now - last < PLAIN_INTERVAL:
+            if completed == shown or (completed < total and now - last < PLAIN_INTERVAL):
                 return
-            last = now
+            last, shown = now, completed
             speed = rate(completed)
             left = f"{(total - completed) / speed:.0f} s left" if speed else "time left unknown"
             self.say(f"{name}: {completed}/{total} {unit}, {speed:.3g}/s, {left}{'; ' + note if note else ''}")

@@ -47,7 +47,10 @@ class Run:
     def network(self) -> tuple[models.Function, models.TrainingFunction]:
         """The network with its initial parameters, in evaluation and in training mode."""
         seed = int(jax.random.randint(self.key("params"), (), 0, 2**31 - 1))
-        model = self.experiment.model.build(self.dataset, seed)
+        try:
+            model = self.experiment.model.build(self.dataset, seed)
+        except ValueError as error:
+            raise _codec.ConfigError(f"model: {error}") from error
         return models.as_function(model), models.as_training_function(model)
 
     @functools.cached_property
@@ -71,7 +74,10 @@ class Run:
     def initial_state(self) -> training.TrainState:
         """The state before the first step."""
         function, _ = self.network
-        gates = tuple(gate.build(function.params) for gate in self.experiment.gates)
+        try:
+            gates = tuple(gate.build(function.params) for gate in self.experiment.gates)
+        except ValueError as error:
+            raise _codec.ConfigError(f"gates: {error}") from error
         return training.initial_state(self.optimizers, self.key("training"), function.params, function.state, gates)
 
     def inputs(self, stage: str) -> str:
