@@ -18,7 +18,7 @@ from jaxinterp.typing import Array, Key, PyTree
 
 def accumulator(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype in which sums over `dtype` are kept: `dtype` itself, but at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:

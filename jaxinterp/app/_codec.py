@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxinterp.app import _config
 
-_KINDS = {c.__name__: c for c in vars(_config).values() if isinstance(c, type) and dataclasses.is_dataclass(c)}
+_KINDS = {c.__name__: c for c in vars(_config).values() if isinstance(c, type) and c.__module__ == _config.__name__}
 
 
 class ConfigError(ValueError):

@@ -6,65 +6,27 @@ once, by its `build`. The documentation of the fields is what `--help` shows.
 
 import dataclasses
 import fnmatch
-import math
 import pathlib
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 from flax import nnx
 
-from jaxinterp import data, heads, models, penalties, sparsity, training
-from jaxinterp.typing import Array, Key, LogitsFn, PyTree, ScalarFn
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """The numbers a field may hold: from `low` (above it, if `beyond`) to `high`, never infinite."""
-
-    low: float
-    high: float = math.inf
-    beyond: bool = False
-
-    def holds(self, value: float) -> bool:
-        """Whether `value` lies in the range."""
-        return math.isfinite(value) and (self.low < value if self.beyond else self.low <= value) and value <= self.high
-
-    def __str__(self) -> str:
-        if self.high < math.inf:
-            return f"from {self.low} to {self.high}"
-        return f"greater than {self.low}" if self.beyond else f"at least {self.low}"
-
-
-Count = Annotated[int, Range(1)]
-Seed = Annotated[int, Range(0, 2**32 - 1)]
-Positive = Annotated[float, Range(0, beyond=True)]
-NonNegative = Annotated[float, Range(0)]
-Fraction = Annotated[float, Range(0, 1)]
-
-Activation = Literal["gelu", "softplus", "tanh", "silu", "relu"]
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": nnx.gelu,
-    "softplus": nnx.softplus,
-    "tanh": nnx.tanh,
-    "silu": nnx.silu,
-    "relu": nnx.relu,
-}
-
-Head = Literal["logit", "log_prob", "margin", "cross_entropy"]
-HEADS: dict[str, Callable[[LogitsFn], ScalarFn]] = {
-    "logit": heads.logit,
-    "log_prob": heads.log_prob,
-    "margin": heads.margin,
-    "cross_entropy": heads.cross_entropy,
-}
-
-Granularity = Literal["weight", "unit", "filter"]
-GRANULARITIES: dict[str, sparsity.Granularity] = {
-    "weight": sparsity.per_weight,
-    "unit": sparsity.per_output_unit,
-    "filter": sparsity.per_filter,
-}
+from jaxinterp import data, models, penalties, sparsity, training
+from jaxinterp.app._fields import (
+    ACTIVATIONS,
+    GRANULARITIES,
+    HEADS,
+    Activation,
+    Count,
+    Fraction,
+    Granularity,
+    Head,
+    NonNegative,
+    Positive,
+    Seed,
+)
+from jaxinterp.typing import Key, PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from jaxinterp import evaluation, local
-from jaxinterp.app._config import HEADS, Explain
+from jaxinterp.app._config import Explain
 from jaxinterp.app._examples import Examples, PerExample, over_examples
+from jaxinterp.app._fields import HEADS
 from jaxinterp.app._methods import METHODS, Enrolled
 from jaxinterp.app._run import Run
 from jaxinterp.typing import Array, Key, LogitsFn, ScalarFn

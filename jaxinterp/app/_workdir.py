@@ -121,7 +121,8 @@ class Workdir:
           make: makes them.
         """
         path = self.root / f"{name}.npz"
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as file:
+        unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+        with contextlib.suppress(*unreadable), path.open("rb") as stream, np.load(stream) as file:
             if str(file["inputs"]) == inputs:
                 return {key: file[key] for key in file.files if key != "inputs"}
         made = {key: np.asarray(value) for key, value in make().items()}

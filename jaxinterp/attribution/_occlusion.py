@@ -89,12 +89,13 @@ def _occlude(
     starts = [
         range(0, (math.ceil(max(n - w, 0) / s)) * s + 1, s) for n, w, s in zip(x.shape, sizes, steps, strict=True)
     ]
-    corners = np.array(list(itertools.product(*starts)), np.int32).reshape(-1, x.ndim)
+    corners = np.array(list(itertools.product(*starts)), np.int32).reshape(math.prod(map(len, starts)), x.ndim)
 
     def covers(corner: Array) -> Array:
         inside = jnp.ones(x.shape, bool)
         for axis, (n, w) in enumerate(zip(x.shape, sizes, strict=True)):
-            along = (jnp.arange(n) >= corner[axis]) & (jnp.arange(n) < corner[axis] + w)
+            distance = jnp.arange(n, dtype=corner.dtype) - corner[axis]
+            along = (distance >= 0) & (distance < w)
             inside &= jnp.expand_dims(along, [a for a in range(x.ndim) if a != axis])
         return inside
 

@@ -1,0 +1,205 @@
+"""A whole run: what is in the work directory, that nothing is done twice, and that the numbers are what they say."""
+
+import base64
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxinterp import heads, tree
+from jaxinterp.app import _codec, _stages
+from jaxinterp.app._progress import Reporter
+from jaxinterp.app._run import STAGES, Run
+from jaxinterp.app._workdir import Workdir, WorkdirError
+from tests.app import tiny
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+class Listener(Reporter):
+    """Remembers what is said."""
+
+    def __init__(self):
+        super().__init__()
+        object.__setattr__(self, "said", [])
+
+    def say(self, message):
+        self.said.append(message)
+
+
+def make_run(root, **changes):
+    return Run("tiny", tiny.experiment(**changes), Workdir(root), Listener(), "jaxinterp run tiny.py")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The work directory of a finished run."""
+    root = tmp_path_factory.mktemp("finished") / "work"
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        _stages.perform(make_run(root), STAGES)
+    return root
+
+
+@pytest.fixture
+def work(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "work")
+    return tmp_path / "work"
+
+
+def results_of(root):
+    return json.loads((root / "results.json").read_text())
+
+
+def test_everything_is_there(finished):
+    for name in ("config.json", "metrics.jsonl", "results.json", "report.html", "checkpoints", "figures"):
+        assert (finished / name).exists(), name
+    assert {p.stem for p in (finished / "explanations").iterdir()} == {
+        "gradient", "integrated_gradients", "local_models", "examples"
+    }  # fmt: skip
+    assert not list(finished.rglob("*tmp*"))
+    config = json.loads((finished / "config.json").read_text())
+    assert _codec.from_plain(config["experiment"]) == tiny.experiment()
+    assert config["digest"] == _codec.digest(config["experiment"])
+
+
+def test_results_hold_what_the_readme_promises(finished):
+    results = results_of(finished)
+    for name in ("accuracy", "sparsity", "gradient_norm", "normalised_curvature", "p_robust", "completeness", "seconds",
+                 "versions", "devices", "command", "digest"):  # fmt: skip
+        assert name in results, name
+    assert set(results["seconds"]) == set(STAGES)
+    assert set(results["p_robust"]) == {"monte_carlo", "taylor", "softmax"}
+    for estimator in results["p_robust"].values():
+        for statistics in estimator.values():
+            assert 0 <= statistics["mean"] <= 1
+            assert statistics["stderr"] >= 0
+            assert statistics["num_examples"] == 5
+    assert results["completeness"]["integrated_gradients"]["max_relative_gap"] < 1e-4
+    assert results["completeness"]["gradient"]["max_relative_gap"] > 1e-3
+
+
+def test_the_numbers_are_those_of_the_best_checkpoint(finished):
+    """Accuracy, sparsity and gradient norm, computed again from the checkpoint without the stages."""
+    run = make_run(finished)
+    network, test, results = run.trained(), run.dataset.test, results_of(finished)
+    logits = np.asarray(jax.vmap(network.apply, (None, None, 0))(network.params, network.state, test.x))
+    assert results["accuracy"]["mean"] == pytest.approx(np.mean(np.argmax(logits, 1) == test.y))
+    kernel = np.asarray(network.params["dense_0"]["kernel"])
+    assert results["sparsity"]["kept"] == np.count_nonzero(kernel)
+    assert results["sparsity"]["removed_fraction"] == pytest.approx(1 - np.count_nonzero(kernel) / 512)
+    f = heads.log_prob(lambda x: network.apply(network.params, network.state, x))
+    norms = [float(tree.norm(jax.grad(f)(x, y))) for x, y in zip(test.x[:5], test.y[:5], strict=True)]
+    assert results["gradient_norm"]["mean"] == pytest.approx(np.mean(norms), rel=1e-4)
+    assert results["gradient_norm"]["stderr"] == pytest.approx(np.std(norms, ddof=1) / np.sqrt(5), rel=1e-4)
+
+
+def test_the_explanations_are_of_the_examples_they_name(finished):
+    run = make_run(finished)
+    network = run.trained()
+    with np.load(finished / "explanations" / "gradient.npz") as file:
+        maps, finite = file["map"], file["finite"]
+    with np.load(finished / "explanations" / "examples.npz") as file:
+        numbers, labels = file["number"], file["label"]
+    assert finite.all()
+    assert len(set(run.dataset.test.y[numbers])) == 3, "one example of each of three classes"
+    f = heads.logit(lambda x: network.apply(network.params, network.state, x))
+    for number, label, attribution in zip(numbers, labels, maps, strict=True):
+        x = run.dataset.test.x[number]
+        assert label == np.argmax(network.apply(network.params, network.state, x))
+        np.testing.assert_allclose(attribution, jax.grad(f)(x, int(label)), atol=1e-5)
+
+
+def test_a_finished_stage_is_not_done_again(work):
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file() and path.name != ".lock"}
+    run = make_run(work)
+    _stages.perform(run, STAGES)
+    assert run.reporter.said == [f"{stage}: finished before" for stage in STAGES]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_stage_that_was_interrupted_goes_on_with_what_is_missing(work):
+    (work / "stages" / "measure.json").unlink()
+    missing = work / "measurements" / "curvature.npz"
+    wanted = np.load(missing)["hessian_norm"]
+    missing.unlink()
+    kept = work / "measurements" / "predictions.npz"
+    before = kept.stat().st_mtime_ns
+    _stages.perform(make_run(work), STAGES)
+    np.testing.assert_array_equal(np.load(missing)["hessian_norm"], wanted)
+    assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not an archive", None])
+def test_arrays_that_cannot_be_read_are_made_again(work, damage):
+    (work / "stages" / "measure.json").unlink()
+    path = work / "measurements" / "predictions.npz"
+    wanted = np.load(path)["logits"]
+    path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
+    _stages.perform(make_run(work), STAGES)
+    np.testing.assert_array_equal(np.load(path)["logits"], wanted)
+
+
+def test_another_experiment_in_the_same_directory_is_refused_and_named(work):
+    before = (work / "config.json").read_text()
+    with pytest.raises(WorkdirError, match=r"holds another experiment:\n  seed: 0 there, 1 here"):
+        _stages.perform(make_run(work, seed=1), STAGES)
+    assert (work / "config.json").read_text() == before
+
+
+def test_two_runs_in_one_directory_are_refused(work):
+    run = make_run(work)
+    with (
+        run.workdir.opened(_codec.to_plain(run.experiment)),
+        pytest.raises(WorkdirError, match="Another run is at work"),
+    ):
+        _stages.perform(make_run(work), STAGES)
+
+
+def test_the_report_is_one_file_with_everything_in_it(finished):
+    page = (finished / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', page), "it refers to something outside"
+    assert "http" not in re.sub(r"data:image/png;base64,[^\"]+", "", page)
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) >= 7
+    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+    results = results_of(finished)
+    for text in (f"{100 * results['accuracy']['mean']:.1f} %", "jaxinterp run tiny.py", "integrated_gradients",
+                 "Sundararajan et al. 2017", "config.json", "least and the most robust"):  # fmt: skip
+        assert text in page, text
+    assert len(list((finished / "figures").glob("*.png"))) >= 7
+
+
+def test_a_table_is_reported_too(tmp_path):
+    changes = {"data": tiny.app.BreastCancer(), "gates": ()}
+    _stages.perform(make_run(tmp_path / "work", **changes), STAGES)
+    page = (tmp_path / "work" / "report.html").read_text()
+    assert "no gates" in page
+    assert "malignant" in page
+    assert results_of(tmp_path / "work")["sparsity"]["removed_fraction"] == 0
+
+
+def test_an_example_that_is_no_number_is_flagged_and_left_out(work, monkeypatch):
+    """A NaN in the input of a ReLU network gives a finite gradient; the flag must see it all the same."""
+    for path in [
+        *(work / "stages").glob("[emr]*.json"),
+        *(work / "measurements").iterdir(),
+        *(work / "explanations").iterdir(),
+    ]:
+        path.unlink()
+    run = make_run(work)
+    run.dataset.test.x[2] = np.nan
+    monkeypatch.setattr(Run, "inputs", lambda self, stage, inputs=run.inputs: inputs(stage))
+    _stages.perform(run, STAGES)
+    results = results_of(work)
+    assert results["non_finite_measurements"]["curvature"] == 1
+    assert results["gradient_norm"]["flagged"] == 1
+    assert results["gradient_norm"]["num_examples"] == 4
+    assert np.isfinite(results["gradient_norm"]["mean"])
+    for estimator in results["p_robust"].values():
+        assert all(s["flagged"] == 1 and s["mean"] is not None for s in estimator.values())
+    page = (work / "report.html").read_text()
+    assert "Before you trust the numbers" in page
+    assert "1 example(s) gave NaN or infinite values in curvature" in page
