@@ -49,4 +49,3 @@ def standard_promotion():
     """Dtypes and ranks promote as they do for users."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
         yield
-

@@ -27,17 +27,21 @@ def python2_string(value):
 
 def python2_batch(label_name, pixels, labels):
     """A batch as Python 2 and NumPy 1 pickled it, opcode by opcode (protocol 2): byte strings, `numpy.core`, `u1`."""
-    array = (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-        + b"(K\x01(" + b"".join(b"M" + struct.pack("<H", n) for n in pixels.shape) + b"t"
-        + b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN" + 2 * b"J\xff\xff\xff\xff" + b"K\x00tb\x89"
-        + python2_string(pixels.tobytes()) + b"tb"
-    )  # fmt: skip
+    shape = b"".join(b"M" + struct.pack("<H", n) for n in pixels.shape)
+    array = b"".join(
+        [
+            b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01(" + shape + b"t",
+            b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
+            b"\x89" + python2_string(pixels.tobytes()) + b"tb",
+        ]
+    )
     items = {
         b"batch_label": python2_string(b"training batch 1 of 5"),
         label_name: b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e",
         b"data": array,
-        b"filenames": b"](" + b"".join(python2_string(b"leptodactylus_pentadactylus_s_000004.png") for _ in labels) + b"e",
+        b"filenames": b"]("
+        + b"".join(python2_string(b"leptodactylus_pentadactylus_s_000004.png") for _ in labels)
+        + b"e",
     }
     return b"\x80\x02}(" + b"".join(python2_string(name) + value for name, value in items.items()) + b"u."
 
@@ -132,8 +136,9 @@ def test_the_binary_version_holds_the_same(written):
 def test_files_written_anew_by_python_3(folder, protocol):
     wanted = data.cifar10(jax.random.key(0), folder).digest()
     pixels, labels = make(4, 10, 5)
-    for labels_as in (labels.tolist(), labels, list(labels)):
-        (folder / "test_batch").write_bytes(pickle.dumps({b"data": pixels, b"labels": labels_as}, protocol=protocol))
+    by_column = np.asfortranarray(pixels)
+    for data_as, labels_as in ((pixels, labels.tolist()), (pixels, labels), (by_column, list(labels))):
+        (folder / "test_batch").write_bytes(pickle.dumps({b"data": data_as, b"labels": labels_as}, protocol=protocol))
         assert data.cifar10(jax.random.key(0), folder).digest() == wanted
 
 
@@ -177,19 +182,22 @@ def test_a_malicious_pickle_runs_nothing(folder, tmp_path, key, protocol, call):
     }[call]
     content = pickle.dumps({b"data": make(4, 10, 5)[0], b"labels": [0, 1, 2, 3], b"x": evil}, protocol=protocol)
     pickle.loads(content)
-    done = [path for path in tmp_path.glob("victim*")]
+    done = list(tmp_path.glob("victim*"))
     assert done, "the payload must work, or this test shows nothing"
     for path in done:
         path.rmdir() if path.is_dir() else path.unlink()
     (folder / "test_batch").write_bytes(content)
-    with pytest.raises(data.DataError, match=r"test_batch: not a CIFAR batch .*it wants to load .*, which no CIFAR batch"):
+    with pytest.raises(
+        data.DataError, match=r"test_batch: not a CIFAR batch .*it wants to load .*, which no CIFAR batch"
+    ):
         data.cifar10(key, folder)
     assert not list(tmp_path.glob("victim*"))
 
 
 def test_a_malicious_pickle_cannot_crash_the_process(folder):
-    """NumPy makes arrays of object pointers from any bytes; freeing one that points nowhere ends the process."""
-    evil = Evil(np.ndarray, (1,), "O", b"A" * 8)
+    """NumPy makes arrays of object pointers from any bytes; reading one that points nowhere ends the process."""
+    pointers = Evil(np.ndarray, (1,), "O", b"A" * 8)
+    evil = Evil(np.ndarray, pointers)
     content = pickle.dumps({b"data": make(4, 10, 5)[0], b"labels": [0, 1, 2, 3], b"x": evil}, protocol=2)
     (folder / "test_batch").write_bytes(content)
     program = f"""
@@ -220,7 +228,10 @@ PIXELS = make(4, 10, 5)[0]
         ({b"data": PIXELS[:, :3000], b"labels": [0] * 4}, r"`data` must be uint8 \[n, 3072\]; got uint8 \(4, 3000\)"),
         ({b"data": PIXELS.astype(int), b"labels": [0] * 4}, r"`data` must be uint8 \[n, 3072\]; got int64 \(4, 3072\)"),
         ({b"data": PIXELS.ravel(), b"labels": [0] * 4}, r"`data` must be uint8 \[n, 3072\]; got uint8 \(12288,\)"),
-        ({b"data": PIXELS, b"labels": [0] * 3}, r"4 inputs need as many labels in one axis; got labels of shape \(3,\)"),
+        (
+            {b"data": PIXELS, b"labels": [0] * 3},
+            r"4 inputs need as many labels in one axis; got labels of shape \(3,\)",
+        ),
         ({b"data": PIXELS, b"labels": [[0]] * 4}, r"4 inputs need .* labels of shape \(4, 1\)"),
         ({b"data": PIXELS, b"labels": [0.5] * 4}, r"labels must be integers 0\.\.9; got dtype float64"),
         ({b"data": PIXELS, b"labels": [0, 10, 0, -1]}, r"labels must be 0\.\.9; got -1, 10 in the rows 1, 3"),

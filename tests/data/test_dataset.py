@@ -150,7 +150,11 @@ def test_the_same_split_in_single_and_double_precision():
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (np.zeros(4), np.zeros(4, int), r"here: the inputs must be numbers of shape \[examples, ...\]; got float64 \(4,\)"),
+        (
+            np.zeros(4),
+            np.zeros(4, int),
+            r"here: the inputs must be numbers of shape \[examples, ...\]; got float64 \(4,\)",
+        ),
         (np.zeros((4, 2), complex), np.zeros(4, int), "must be numbers.*complex128"),
         (np.full((4, 2), "a"), np.zeros(4, int), "must be numbers.*<U1"),
         (np.zeros((4, 2)), np.zeros(3, int), r"4 inputs need as many labels in one axis; got labels of shape \(3,\)"),

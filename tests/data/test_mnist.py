@@ -117,7 +117,7 @@ def test_a_truncated_gzip_file_is_refused(folder, key, kept):
 @pytest.mark.core
 @pytest.mark.parametrize("position", [0, 2, 10, 11, 12, 2000, -8, -1])
 def test_a_damaged_gzip_file_is_refused(folder, key, position):
-    """Byte 0 is the magic number, 2 the method, 10 begins the compressed blocks, the last 8 hold checksum and length."""
+    """Byte 0 is the magic number, 2 the method; the compressed blocks begin at 10; the checksum ends the file."""
     compress(folder, ("train", "images"))
     path = folder / f"{FILES['train', 'images']}.gz"
     content = bytearray(path.read_bytes())

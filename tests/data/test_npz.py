@@ -156,7 +156,10 @@ def test_names_of_bytes_are_read_as_text(load):
         ({**FOUR, "y_train": Y.astype(float)}, r"integers 0\.\.1; got dtype float64 \(convert them with `y.astype"),
         ({**FOUR, "y_train": Y + 0.5}, r"integers 0\.\.1; got dtype float64\.$"),
         ({**FOUR, "y_train": Y.astype(str)}, r"labels must be integers .* got dtype <U"),
-        ({**FOUR, "y_test": np.array([0, 1, -1, 0, -3, 0, 0])}, r"\(x_test, y_test\).*0\.\.1; got -3, -1 in the rows 2, 4"),
+        (
+            {**FOUR, "y_test": np.array([0, 1, -1, 0, -3, 0, 0])},
+            r"\(x_test, y_test\).*0\.\.1; got -3, -1 in the rows 2, 4",
+        ),
         ({**FOUR, "x_train": X[:0], "y_train": Y[:0]}, r"\(x_train, y_train\): there are no examples"),
         ({**FOUR, "x_train": X[:4], "y_train": Y[:4]}, "4 examples are too few for parts of"),
         ({"x": X[:1], "y": Y[:1]}, "1 examples are too few for parts of"),

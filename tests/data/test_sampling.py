@@ -81,7 +81,9 @@ def test_more_than_there_is_cannot_be_a_batch(key):
 
 
 @pytest.mark.core
-@pytest.mark.parametrize(("batch_size", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    ("batch_size", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)]
+)
 def test_the_size_of_a_batch_is_a_positive_integer(batch_size, error, key):
     with pytest.raises(error, match="`batch_size` must be"):
         data.batches(split_of(5), key, batch_size)

@@ -21,7 +21,9 @@ def build(input_shape=(7, 6, 2), *, batch_norm, **options):
 def randomised(tree, seed):
     """Arrays of the same shapes; positive, so that they can be variances too."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda a: jnp.asarray(rng.uniform(0.2, 1, a.shape) if a.ndim == 1 else rng.normal(size=a.shape), FLOAT), tree)
+    return jax.tree.map(
+        lambda a: jnp.asarray(rng.uniform(0.2, 1, a.shape) if a.ndim == 1 else rng.normal(size=a.shape), FLOAT), tree
+    )
 
 
 def convolution(x, kernel, stride):

@@ -88,12 +88,15 @@ def test_it_is_the_network_written_by_hand(shape):
 
 @pytest.mark.core
 def test_resnet_20_has_its_known_number_of_parameters():
-    model = models.ResNet(rngs=nnx.Rngs(0))
-    params = models.as_function(model).params
+    model = nnx.eval_shape(lambda: models.ResNet(rngs=nnx.Rngs(0)))
     # 3x3 convolutions: the first, 6 of 16x16, then per stage one that widens and five that do not; two numbers per
     # channel of the 19 normalisations; the dense layer. He et al. give 0.27 million.
     kernels = 9 * (3 * 16 + 6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2)
-    assert sum(a.size for a in jax.tree.leaves(params)) == kernels + 2 * (7 * 16 + 6 * 32 + 6 * 64) + 650 == 269_722
+    assert (
+        sum(a.size for a in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        == kernels + 2 * (7 * 16 + 6 * 32 + 6 * 64) + 650
+        == 269_722
+    )
     assert model.num_blocks == 9
 
 
@@ -113,6 +116,16 @@ def test_the_activation_of_the_taken_weights_can_be_chosen():
     image = np.random.default_rng(1).normal(size=(6, 6, 2)).astype(np.float32)
     net = models.as_function(models.resnet_from_torch(weights, activation=nnx.softplus))
     wanted = by_hand(weights, image, widths=(2, 4), blocks=1, activation=lambda h: np.logaddexp(h, 0))
+    np.testing.assert_allclose(net.apply(net.params, net.state, image), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+def test_weights_of_double_precision_are_taken_too():
+    weights = {name: value.astype(np.float64) for name, value in torch_weights(widths=(2, 4), blocks=1).items()}
+    net = models.as_function(models.resnet_from_torch(weights))
+    image = np.random.default_rng(1).normal(size=(6, 6, 2)).astype(np.float32)
+    wanted = by_hand(weights, image, widths=(2, 4), blocks=1)
     np.testing.assert_allclose(net.apply(net.params, net.state, image), wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -164,14 +177,14 @@ def test_the_arrays_that_tell_the_widths_are_checked_too(name, value):
 @pytest.mark.core
 @pytest.mark.parametrize("weights", [{}, {"fc.weight": np.ones((2, 2))}, {"layer_norm.weight": np.ones(2)}])
 def test_other_weights_are_refused(weights):
-    with pytest.raises(ValueError, match="These are not the weights of a CIFAR ResNet: .*conv1.weight.* is missing"):
+    with pytest.raises(ValueError, match=r"These are not the weights of a CIFAR ResNet: .*conv1.weight.* is missing"):
         models.resnet_from_torch(weights)
 
 
 @pytest.mark.core
 def test_weights_without_stages_are_refused():
     weights = {name: value for name, value in torch_weights().items() if not name.startswith("layer")}
-    with pytest.raises(ValueError, match="These are not the weights .*layer1.0.conv2.weight is missing"):
+    with pytest.raises(ValueError, match=r"These are not the weights .*layer1.0.conv2.weight is missing"):
         models.resnet_from_torch(weights)
 
 
@@ -184,13 +197,38 @@ def test_a_missing_stage_is_named():
 
 @pytest.mark.core
 @pytest.mark.parametrize(
-    "name", ["layer2.0.shortcut.0.weight", "layer2.0.downsample.0.weight", "layer2.1.conv1.weight", "layer1.0.conv3.weight"]
+    "name", ["layer2.0.shortcut.0.weight", "layer2.0.downsample.0.weight", "layer1.0.conv3.weight"]
 )
 def test_weights_that_the_network_has_no_place_for_are_refused(name):
-    """Projections in the shortcuts or a deeper stage make another function; to leave them out silently would be wrong."""
+    """With projections in the shortcuts it is another function; to leave them out silently would be wrong."""
     weights = torch_weights(blocks=1, widths=(2, 4))
     with pytest.raises(ValueError, match=name):
         models.resnet_from_torch(weights | {name: np.ones((4, 2, 1, 1), np.float32)})
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("deeper", ["layer1", "layer2"])
+def test_stages_of_unequal_depth_are_refused(deeper):
+    weights = torch_weights(blocks=1, widths=(2, 4))
+    more = {name: value for name, value in torch_weights(blocks=2, widths=(2, 4)).items() if name.startswith(deeper)}
+    with pytest.raises(ValueError, match=r"layer[12]\.1\."):
+        models.resnet_from_torch(more | weights)
+
+
+@pytest.mark.core
+def test_training_moves_all_statistics_by_a_tenth(key):
+    model = models.ResNet(2, widths=(2, 4), blocks_per_stage=1, num_classes=3, rngs=nnx.Rngs(0))
+    net = models.as_training_function(model)
+    x = np.random.default_rng(0).normal(size=(5, 6, 6, 2)).astype(np.float32)
+    olds = [net.state, jax.tree.map(lambda a: a + 1, net.state)]
+    new = [jax.jit(net.apply)(net.params, old, key, x)[1] for old in olds]
+    assert len(jax.tree.leaves(new[0])) == 2 * 5
+    # The batch is normalised by itself, so the second run differs by what is left of the old statistics alone.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b - a, 0.9, atol=1e-5), *new)
+    kernel = np.asarray(net.params["conv"]["kernel"], np.float64).transpose(3, 2, 0, 1)
+    hidden = np.stack([convolution(image.transpose(2, 0, 1), kernel, 1) for image in x])
+    np.testing.assert_allclose(new[0]["norm"]["mean"], 0.1 * hidden.mean((0, 2, 3)), atol=1e-5)
+    np.testing.assert_allclose(new[0]["norm"]["var"], 0.9 + 0.1 * hidden.var((0, 2, 3)), rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -201,11 +239,11 @@ def trained(shared):
 
 def test_the_trained_network_gives_the_logits_of_pytorch(trained, golden):
     wanted = golden("resnet20")
-    logits = jax.jit(jax.vmap(trained.apply, (None, None, 0)))(trained.params, trained.state, wanted["x"])
-    np.testing.assert_allclose(logits, wanted["logits"], atol=1e-4)
-    np.testing.assert_array_equal(logits.argmax(1), wanted["pred"])
-    at_zero = trained.apply(trained.params, trained.state, jnp.zeros((32, 32, 3)))
-    np.testing.assert_allclose(at_zero, wanted["logits_zero_input"], atol=1e-4)
+    images = np.concatenate([wanted["x"], np.zeros((1, 32, 32, 3), np.float32)])
+    logits = jax.jit(jax.vmap(trained.apply, (None, None, 0)))(trained.params, trained.state, images)
+    np.testing.assert_allclose(logits[:16], wanted["logits"], atol=1e-4)
+    np.testing.assert_allclose(logits[16], wanted["logits_zero_input"], atol=1e-4)
+    np.testing.assert_array_equal(logits[:16].argmax(1), wanted["pred"])
 
 
 def test_the_trained_network_is_as_accurate_as_documented(trained, shared):
