@@ -54,7 +54,7 @@ def imports(tree):
 
 
 def allowed(room, target):
-    if target == room or room == "__init__" or target == "__version__":
+    if target == room or room in {"__init__", "__main__"} or target == "__version__":
         return True
     if room in BESIDE:
         return target in {"typing", "checks", "tree", "derivatives"}
@@ -115,10 +115,8 @@ def test_every_source_file_has_its_tests():
     for path in FILES:
         name = path.stem.strip("_")
         relative = path.relative_to(PACKAGE)
-        if (
-            name == "typing" or path.stem == "__init__" or room_of(path) == "app"
-        ):  # the application is tested by behaviour
-            continue
+        if path.name.startswith("__") or name == "typing" or room_of(path) == "app":
+            continue  # the application is tested by its behaviour
         mirror = ROOT / "tests" / relative.parent / f"test_{name}.py"
         if not mirror.exists():
             missing.append(str(relative))

@@ -1,7 +1,7 @@
 """The files of CIFAR-10 and CIFAR-100, in the Python and the binary version."""
 
+import functools
 import pathlib
-import pickle
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +15,7 @@ from jaxinterp.data._dataset import (
     standardise,
     with_test_part,
 )
+from jaxinterp.data._pickle import load_arrays
 from jaxinterp.typing import Key
 
 
@@ -63,11 +64,12 @@ def _cifar(
 ) -> Dataset:
     parts = []
     for files in (train, test):
-        read = [_read_cifar(first_existing(folder, (f, f"{f}.bin")), label_name, label_bytes) for f in files]
+        paths = [first_existing(folder, (file, f"{file}.bin")) for file in files]
+        read = [check_examples(str(p), *_read_cifar(p, label_name, label_bytes), len(class_names)) for p in paths]
         pixels, labels = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
-        images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        parts.append(check_examples(f"{folder}/{files[0]}...", images, labels, len(class_names)))
-    return with_test_part(name, key, parts, class_names, standardise(parts[0][0], axes=(0, 1)))
+        parts.append((pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels))
+    normalise = functools.partial(standardise, axes=(0, 1))
+    return with_test_part(str(folder), key, parts, normalise, name=name, class_names=class_names)
 
 
 def _read_cifar(path: pathlib.Path, label_name: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,27 +80,11 @@ def _read_cifar(path: pathlib.Path, label_name: bytes, label_bytes: int) -> tupl
             raise DataError(f"{path}: {len(content)} bytes are no whole number of rows of {row}; fetch it again.")
         content = content.reshape(-1, row)
         return content[:, label_bytes:], content[:, label_bytes - 1].astype(int)
+    batch = load_arrays(path)
     try:
-        with path.open("rb") as file:
-            batch = _ArraysOnly(file, encoding="bytes").load()
         pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[label_name])
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise DataError(f"{path}: not a CIFAR batch of the Python version ({error!r}); fetch it again.") from error
     if pixels.ndim != 2 or pixels.shape[1] != 3072 or pixels.dtype != np.uint8:
         raise DataError(f"{path}: `data` must be uint8 [n, 3072]; got {pixels.dtype} {pixels.shape}.")
     return pixels, labels
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """A pickle can run any code when it is loaded; this one makes NumPy arrays and nothing else."""
-
-    _ALLOWED = frozenset(
-        {("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy._core.numeric", "_frombuffer")}
-        | {("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")}
-    )
-
-    def find_class(self, module: str, name: str) -> object:
-        module = module.replace("numpy.core", "numpy._core")  # where NumPy 1 had it
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which no CIFAR batch needs")
-        return super().find_class(module, name)

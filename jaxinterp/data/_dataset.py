@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
+from jaxinterp import checks
 from jaxinterp.typing import Key
 
 VALIDATION_FRACTION = 0.1
@@ -19,10 +20,10 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """The affine map from raw values to what the network sees: x = (raw - mean) / std.
+    """The affine map from raw values to what the network sees: x = (raw - mean) / std, computed in float64.
 
     Attributes:
-      mean: broadcasts to one example, in raw units.
+      mean: float64, broadcasts to one example, in raw units.
       std: likewise, positive.
     """
 
@@ -31,11 +32,15 @@ class Normalisation:
 
     def __call__(self, raw: np.ndarray) -> np.ndarray:
         """Returns the normalised values, float32."""
-        return ((raw - self.mean) / self.std).astype(np.float32)
+        x = np.empty(raw.shape, np.float32)
+        for start in range(0, len(raw), 4096):  # in pieces: a float64 copy of a whole dataset may not fit
+            piece = slice(start, start + 4096)
+            x[piece] = (raw[piece] - self.mean) / self.std
+        return x
 
     def undo(self, x: np.ndarray) -> np.ndarray:
-        """Returns raw values, float32."""
-        return np.asarray(x * self.std + self.mean, np.float32)
+        """Returns raw values, float64."""
+        return x * self.std + self.mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,25 +106,25 @@ class Dataset:
         return state.hexdigest()
 
 
-def standardise(raw: np.ndarray, *, axes: Sequence[int] | None = None) -> Normalisation:
-    """Mean and standard deviation of the training values over the examples and over `axes` of one example.
+def standardise(raw: np.ndarray, *, axes: Sequence[int] = ()) -> Normalisation:
+    """Mean and standard deviation over the examples and over `axes` of one example.
 
     A constant feature gets the standard deviation 1.
     """
-    over = (0, *(a + 1 for a in axes or ()))
-    std = raw.std(over, dtype=np.float64, keepdims=True)[0]
-    mean = raw.mean(over, dtype=np.float64, keepdims=True)[0]
-    return Normalisation(mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32))
+    over = (0, *(axis + 1 for axis in axes))
+    constant = np.max(raw, over, keepdims=True)[0] == np.min(raw, over, keepdims=True)[0]
+    mean, std = (np.asarray(f(raw, over, dtype=np.float64, keepdims=True))[0] for f in (np.mean, np.std))
+    return Normalisation(mean, np.where(constant, 1.0, std))
 
 
 def rescale(maximum: float) -> Normalisation:
     """Values from 0..maximum to 0..1."""
-    return Normalisation(np.zeros((), np.float32), np.full((), maximum, np.float32))
+    return Normalisation(np.zeros(()), np.full((), float(maximum)))
 
 
 def check_examples(source: str, x: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns `x` and `y` (as int32) if they make a dataset; `DataError` naming the rows otherwise."""
-    if x.ndim < 2 or not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
+    if x.ndim < 2 or 0 in x.shape[1:] or not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
         raise DataError(f"{source}: the inputs must be numbers of shape [examples, ...]; got {x.dtype} {x.shape}.")
     if y.ndim != 1 or len(y) != len(x):
         raise DataError(f"{source}: {len(x)} inputs need as many labels in one axis; got labels of shape {y.shape}.")
@@ -147,31 +152,49 @@ def _some(values: np.ndarray, most: int = 10) -> str:
     return listed if len(values) <= most else f"{listed}, ... ({len(values)} in all)"
 
 
-def divide(key: Key, num_examples: int, fractions: Sequence[float]) -> list[np.ndarray]:
+def divide(source: str, key: Key, num_examples: int, fractions: Sequence[float]) -> list[np.ndarray]:
     """Random disjoint index sets of the given fractions; the last one takes the rest.
 
     Raises:
       DataError: if a part would be empty.
     """
-    order = np.asarray(jax.random.permutation(key, num_examples))
+    order = np.asarray(jax.random.permutation(checks.key(source, key), num_examples))
     ends = np.round(np.cumsum(fractions[:-1]) * num_examples).astype(int)
     parts = np.split(order, ends)
     if any(len(part) == 0 for part in parts):
-        raise DataError(f"{num_examples} examples are too few for parts of {tuple(fractions)}.")
+        raise DataError(f"{source}: {num_examples} examples are too few for parts of {tuple(fractions)}.")
     return parts
 
 
 def with_test_part(
-    name: str,
+    source: str,
     key: Key,
     parts: Sequence[tuple[np.ndarray, np.ndarray]],
+    normalise: Callable[[np.ndarray], Normalisation],
+    *,
+    name: str,
     class_names: tuple[str, ...],
-    normalisation: Normalisation,
     feature_names: tuple[str, ...] = (),
 ) -> Dataset:
-    """The dataset whose test part is given: a tenth of the training examples, chosen by `key`, is for validation."""
+    """The dataset whose test part is given: a tenth of the training examples, chosen by `key`, is for validation.
+
+    Args:
+      source: what to call the data in errors.
+      key: chooses the validation part.
+      parts: raw inputs and labels, for training and for test.
+      normalise: makes the normalisation from the raw training inputs that remain.
+      name: of the dataset.
+      class_names: one for each class.
+      feature_names: one for each feature of a table.
+
+    Raises:
+      DataError: if the parts differ in shape, or there are too few examples.
+    """
     (x, y), (x_test, y_test) = parts
-    train, validation = divide(key, len(x), (1 - VALIDATION_FRACTION, VALIDATION_FRACTION))
+    if x.shape[1:] != x_test.shape[1:]:
+        raise DataError(f"{source}: training and test inputs differ in shape: {x.shape} and {x_test.shape}.")
+    train, validation = divide(source, key, len(x), (1 - VALIDATION_FRACTION, VALIDATION_FRACTION))
+    normalisation = normalise(x[train])
     return Dataset(
         name,
         Split(normalisation(x[train]), y[train]),

@@ -43,7 +43,7 @@ def _in_three(
     normalise: Callable[[np.ndarray], Normalisation],
 ) -> Dataset:
     raw, labels = check_examples(name, raw, labels, len(class_names))
-    parts = divide(key, len(raw), (0.6, 0.2, 0.2))
+    parts = divide(name, key, len(raw), (0.6, 0.2, 0.2))
     normalisation = normalise(raw[parts[0]])
     train, validation, test = (Split(normalisation(raw[i]), labels[i]) for i in parts)
     return Dataset(name, train, validation, test, class_names, feature_names, normalisation)

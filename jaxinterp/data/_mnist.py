@@ -1,7 +1,9 @@
 """The files of MNIST and of the datasets that took over its format."""
 
 import gzip
+import math
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from jaxinterp.typing import Key
 
 
 def mnist(key: Key, directory: str | pathlib.Path) -> Dataset:
-    """MNIST, or any dataset in its format (Fashion-MNIST, KMNIST): images [28, 28, 1] with values in [0, 1].
+    """MNIST, or any dataset in its format (Fashion-MNIST, KMNIST): images [28, 28, 1] in [0, 1].
 
     Args:
       key: chooses the tenth of the training images that becomes the validation part.
@@ -34,22 +36,23 @@ def mnist(key: Key, directory: str | pathlib.Path) -> Dataset:
         images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
         labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
         parts.append(check_examples(f"{folder}/{prefix}-*", images[..., None], labels, 10))
-    return with_test_part("mnist", key, parts, tuple(map(str, range(10))), rescale(255))
+    class_names = tuple(map(str, range(10)))
+    return with_test_part(str(folder), key, parts, lambda raw: rescale(255), name="mnist", class_names=class_names)
 
 
 def _read_idx(folder: pathlib.Path, name: str, rank: int) -> np.ndarray:
     path = first_existing(folder, (name, f"{name}.gz"))
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a complete gzip file ({error}); fetch it again.") from error
     header = 4 + 4 * rank
     if len(content) < header or content[:4] != bytes((0, 0, 8, rank)):
         raise DataError(f"{path}: not an IDX file of unsigned bytes with {rank} axes; it starts with {content[:4]!r}.")
-    shape = tuple(np.frombuffer(content[4:header], ">u4").astype(int))
-    if len(content) - header != np.prod(shape):
+    shape = tuple(np.frombuffer(content[4:header], ">u4").tolist())
+    if len(content) - header != math.prod(shape):
         raise DataError(
-            f"{path}: its header promises {shape}, {np.prod(shape)} bytes, but {len(content) - header} follow. "
+            f"{path}: its header promises {shape}, {math.prod(shape)} bytes, but {len(content) - header} follow. "
             "Fetch it again."
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -1,8 +1,12 @@
 """Any classification data in a NumPy archive."""
 
+import functools
+import math
 import pathlib
 import zipfile
+import zlib
 
+import jax
 import numpy as np
 
 from jaxinterp.data._dataset import DataError, Dataset, check_examples, divide, standardise, with_test_part
@@ -28,9 +32,9 @@ def npz(key: Key, path: str | pathlib.Path) -> Dataset:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, NotImplementedError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a readable .npz archive of plain arrays ({error}).") from error
     split = {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys()
     if not split and not {"x", "y"} <= arrays.keys():
@@ -38,29 +42,44 @@ def npz(key: Key, path: str | pathlib.Path) -> Dataset:
             f"{path}: needs x_train, y_train, x_test, y_test or x and y; it holds {', '.join(sorted(arrays))}."
         )
     pairs = [("x_train", "y_train"), ("x_test", "y_test")] if split else [("x", "y")]
-    largest = max(int(arrays[y].max()) if arrays[y].size and arrays[y].dtype.kind in "iu" else 0 for _, y in pairs)
-    class_names = _names(path, arrays, "class_names", [str(i) for i in range(max(largest + 1, 2))])
+    class_names = _names(path, arrays, "class_names", [str(i) for i in range(_num_classes(path, arrays, pairs))])
     parts = []
     for x, y in pairs:
         inputs = arrays[x][..., None] if arrays[x].dtype == np.uint8 and arrays[x].ndim == 3 else arrays[x]
         parts.append(check_examples(f"{path} ({x}, {y})", inputs, arrays[y], len(class_names)))
     if not split:
-        rest, test = divide(key, len(parts[0][0]), (0.8, 0.2))
-        parts = [(parts[0][0][i], parts[0][1][i]) for i in (rest, test)]
-    if parts[0][0].shape[1:] != parts[1][0].shape[1:]:
-        raise DataError(
-            f"{path}: training and test inputs differ in shape: {parts[0][0].shape} and {parts[1][0].shape}."
-        )
-    is_image = parts[0][0].ndim == 4
-    features = [] if is_image else [f"x{i}" for i in range(int(np.prod(parts[0][0].shape[1:])))]
-    normalisation = standardise(parts[0][0], axes=(0, 1) if is_image else None)
+        ((inputs, labels),) = parts
+        divided = divide(str(path), jax.random.fold_in(key, 1), len(labels), (0.8, 0.2))
+        parts = [(inputs[part], labels[part]) for part in divided]
+    shape = parts[0][0].shape[1:]
+    is_image = len(shape) == 3
+    features = [] if is_image else [f"x{i}" for i in range(math.prod(shape))]
     return with_test_part(
-        path.stem, key, parts, class_names, normalisation, _names(path, arrays, "feature_names", features)
+        str(path),
+        key,
+        parts,
+        functools.partial(standardise, axes=(0, 1) if is_image else ()),
+        name=path.stem,
+        class_names=class_names,
+        feature_names=_names(path, arrays, "feature_names", features),
     )
 
 
+def _num_classes(path: pathlib.Path, arrays: dict[str, np.ndarray], pairs: list[tuple[str, str]]) -> int:
+    """One more than the largest label, if the labels are integers; at least two."""
+    labels = [arrays[y] for _, y in pairs if arrays[y].dtype.kind in "iu" and arrays[y].size]
+    largest = max((int(y.max()) for y in labels), default=1)
+    if "class_names" not in arrays and largest >= max(sum(y.size for y in labels), 2):
+        raise DataError(
+            f"{path}: the label {largest} would mean more classes than there are examples; number them from 0."
+        )
+    return max(largest + 1, 2)
+
+
 def _names(path: pathlib.Path, arrays: dict[str, np.ndarray], name: str, default: list[str]) -> tuple[str, ...]:
-    names = [str(v) for v in arrays[name].ravel()] if name in arrays else default
-    if len(names) < len(default):
+    if name not in arrays:
+        return tuple(default)
+    names = [v.decode() if isinstance(v, bytes) else str(v) for v in arrays[name].ravel()]
+    if len(names) < len(default) or (name == "feature_names" and len(names) > len(default)):
         raise DataError(f"{path}: {len(default)} {name} are needed; it holds {len(names)}.")
     return tuple(names)

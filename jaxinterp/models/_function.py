@@ -7,6 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
+from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxinterp.typing import Array, Key, PyTree
@@ -58,7 +59,7 @@ def as_function(model: Network, variables: Mapping[str, Any] | None = None, **ca
         evaluation mode by their own `eval()`.
 
     Raises:
-      TypeError: for another kind of model, or a Linen module without variables.
+      TypeError: for another kind of model, a Linen module without variables, or an NNX module with them.
 
     >>> from jaxinterp import models
     >>> net = models.as_function(models.MLP((4,), widths=(8,), num_classes=3, rngs=nnx.Rngs(0)))
@@ -66,17 +67,17 @@ def as_function(model: Network, variables: Mapping[str, Any] | None = None, **ca
     (3,)
     """
     if isinstance(model, nnx.Module):
-        split = _split(model, training=False)
+        split = _split(model, variables, call, training=False)
 
         def apply(params: PyTree, state: PyTree, x: PyTree) -> Array:
-            return split.merge(params, state, split.random)(_batch_of_one(x))[0]
+            return _first(split.merge(params, state, split.random)(_batch_of_one(x)))
 
         return Function(apply, split.params, split.state)
 
-    variables = _linen_variables(model, variables)
+    variables = _linen_variables("as_function", model, variables)
 
     def apply_linen(params: PyTree, state: PyTree, x: PyTree) -> Array:
-        return model.apply({"params": params, **state}, _batch_of_one(x), **call)[0]
+        return _first(model.apply({"params": params, **state}, _batch_of_one(x), **call))
 
     return Function(apply_linen, variables.pop("params", {}), variables)
 
@@ -90,7 +91,7 @@ def as_training_function(model: Network, variables: Mapping[str, Any] | None = N
       call: further arguments for each call of a Linen module, such as `train=True`.
 
     Raises:
-      TypeError: for another kind of model, or a Linen module without variables.
+      TypeError: for another kind of model, a Linen module without variables, or an NNX module with them.
 
     >>> from jaxinterp import models
     >>> net = models.as_training_function(
@@ -100,7 +101,7 @@ def as_training_function(model: Network, variables: Mapping[str, Any] | None = N
     ((2, 3), True)
     """
     if isinstance(model, nnx.Module):
-        split = _split(model, training=True)
+        split = _split(model, variables, call, training=True)
 
         def apply(params: PyTree, state: PyTree, key: Key, batch: PyTree) -> tuple[Array, dict]:
             module = split.merge(params, state, split.reseeded(key))
@@ -109,7 +110,7 @@ def as_training_function(model: Network, variables: Mapping[str, Any] | None = N
 
         return TrainingFunction(apply, split.params, split.state)
 
-    variables = _linen_variables(model, variables)
+    variables = _linen_variables("as_training_function", model, variables)
 
     def apply_linen(params: PyTree, state: PyTree, key: Key, batch: PyTree) -> tuple[Array, dict]:
         collections = {"params": params, **state}
@@ -121,23 +122,26 @@ def as_training_function(model: Network, variables: Mapping[str, Any] | None = N
 
 @dataclasses.dataclass(frozen=True)
 class _Split:
-    """An NNX module taken apart; dictionaries with string keys go in and out."""
+    """An NNX module taken apart; dictionaries with string keys go in and out.
+
+    Attributes:
+      graph: its structure.
+      params: initial parameters, with string keys.
+      state: the other variables, likewise.
+      param_paths: where the parameters belong, with the keys of the module (list positions are integers).
+      state_paths: where the other variables belong, likewise.
+      random: the state of its random number generators, as it comes.
+    """
 
     graph: Any
-    pure_params: dict
+    params: dict
+    state: dict
+    param_paths: tuple[tuple, ...]
+    state_paths: tuple[tuple, ...]
     random: dict
-    pure_state: dict
-
-    @property
-    def params(self) -> dict:
-        return _named(self.pure_params)
-
-    @property
-    def state(self) -> dict:
-        return _named(self.pure_state)
 
     def merge(self, params: dict, state: dict, random: dict) -> Callable[..., Array]:
-        return nnx.merge(self.graph, _as_in(self.pure_params, params), random, _as_in(self.pure_state, state))
+        return nnx.merge(self.graph, _placed(self.param_paths, params), random, _placed(self.state_paths, state))
 
     def reseeded(self, key: Key) -> dict:
         """The random state with every key drawn anew and every counter at zero."""
@@ -150,42 +154,57 @@ class _Split:
         return jax.tree.unflatten(structure, [reset(i, leaf) for i, leaf in enumerate(leaves)])
 
 
-def _split(model: nnx.Module, *, training: bool) -> _Split:
+def _split(model: nnx.Module, variables: Any, call: Mapping[str, Any], *, training: bool) -> _Split:
+    if variables is not None or call:
+        given = "`variables`" if variables is not None else ", ".join(f"`{name}`" for name in call)
+        raise TypeError(f"{given} is for Linen modules; an NNX module holds its variables and its mode itself.")
     copy = nnx.clone(model)
     if training:
         copy.train()
     else:
         copy.eval()
-    return _Split(*_take_apart(copy))
+    graph, params, random, state = _take_apart(copy)
+    param_paths, state_paths = (tuple(flatten_dict(part)) for part in (params, state))
+    # Copies: an array that the user changes in place must not change under the function.
+    params, state = (jax.tree.map(jnp.array, _named(part)) for part in (params, state))
+    return _Split(graph, params, state, param_paths, state_paths, random)
 
 
 def _take_apart(model: Any) -> tuple[Any, dict, dict, dict]:
-    graph, *parts = cast(tuple, nnx.split(model, nnx.Param, nnx.RngState, ...))
+    # Intermediates that a module sows count as nothing: they are not there before the first call.
+    graph, *parts = cast(tuple, nnx.split(model, nnx.Param, (nnx.RngState, nnx.Intermediate), ...))
     params, random, state = (nnx.to_pure_dict(part) for part in parts)
     return graph, params, random, state
 
 
 def _named(pure: dict) -> dict:
-    """The same nested dictionary with the keys (list positions are integers) as strings."""
+    """The same nested dictionary with string keys."""
     return unflatten_dict({tuple(map(str, path)): value for path, value in flatten_dict(pure).items()})
 
 
-def _as_in(pure: dict, named: dict) -> dict:
-    """Undoes `_named`: the values of `named` under the keys of `pure`."""
+def _placed(paths: tuple[tuple, ...], named: dict) -> dict:
+    """Undoes `_named`: the values under the keys of `paths`."""
     values = flatten_dict(named)
-    return unflatten_dict({path: values[tuple(map(str, path))] for path in flatten_dict(pure)})
+    missing = ["/".join(map(str, path)) for path in paths if tuple(map(str, path)) not in values]
+    if missing:
+        raise ValueError(f"The network needs values for {', '.join(missing)}; got {jax.tree.map(jnp.shape, named)}.")
+    return unflatten_dict({path: values[tuple(map(str, path))] for path in paths})
 
 
-def _linen_variables(model: Any, variables: Mapping[str, Any] | None) -> dict:
+def _linen_variables(caller: str, model: Any, variables: Mapping[str, Any] | None) -> dict:
     if not isinstance(model, linen.Module):
         raise TypeError(
             f"A Flax NNX or Linen module is needed; got {type(model).__name__}. A plain function needs no conversion: "
             "write `f = lambda x: apply(params, x)` and explain that."
         )
     if variables is None:
-        raise TypeError(f"The Linen module {type(model).__name__} needs its variables: as_function(module, variables).")
-    return jax.tree.map(lambda a: a, dict(variables))
+        raise TypeError(f"The Linen module {type(model).__name__} needs its variables: {caller}(module, variables).")
+    return jax.tree.map(jnp.array, unfreeze(dict(variables)))
 
 
 def _batch_of_one(x: PyTree) -> PyTree:
     return jax.tree.map(lambda a: jnp.asarray(a)[None], x)
+
+
+def _first(batch: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: a[0], batch)

@@ -1,6 +1,8 @@
 """Residual networks for small images, and their weights from PyTorch."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -90,55 +92,71 @@ def resnet_from_torch(weights: Mapping[str, np.ndarray], *, activation: Callable
       activation: the nonlinearity.
 
     Raises:
-      ValueError: if an array is missing, has another shape than the network needs, or is not finite.
+      ValueError: if an array is missing, is not finite, has another shape than the network needs, or has no place in
+        it (such as the convolution of a projection shortcut).
     """
-    stages = sorted({int(name.split(".")[0][5:]) for name in weights if name.startswith("layer")})
-    depth = len({name.split(".")[1] for name in weights if name.startswith("layer1.")})
-    needed = ("conv1.weight", "linear.weight", *(f"layer{s}.0.conv2.weight" for s in stages))
-    missing = [name for name in needed if name not in weights]
-    if missing or not stages:
-        raise ValueError(
-            f"These are not the weights of a CIFAR ResNet: {missing or 'layer1.0.conv2.weight'} is missing."
-        )
+    blocks = [match for name in weights if (match := re.fullmatch(r"layer(\d+)\.(\d+)\.conv2\.weight", name))]
+    num_stages = max((int(match[1]) for match in blocks), default=0)
+    depth = max((int(match[2]) for match in blocks), default=-1) + 1
+    sizing = ("conv1.weight", "linear.weight", *(f"layer{s}.0.conv2.weight" for s in range(1, max(num_stages, 1) + 1)))
+    arrays = {name: _array(weights, name) for name in sizing}
+    for name, array in arrays.items():
+        if array.ndim != (2 if name == "linear.weight" else 4):
+            raise ValueError(f"The array {name!r} of a CIFAR ResNet cannot have the shape {array.shape}.")
     model = ResNet(
-        weights["conv1.weight"].shape[1],
-        widths=[weights[f"layer{s}.0.conv2.weight"].shape[0] for s in stages],
+        arrays["conv1.weight"].shape[1],
+        widths=[arrays[f"layer{s}.0.conv2.weight"].shape[0] for s in range(1, num_stages + 1)],
         blocks_per_stage=depth,
-        num_classes=weights["linear.weight"].shape[0],
+        num_classes=arrays["linear.weight"].shape[0],
         activation=activation,
         rngs=nnx.Rngs(0),
     )
-    _copy_norm(model.norm, weights, "bn1")
-    _copy(model.conv.kernel, weights, "conv1.weight", (2, 3, 1, 0))
-    for i in range(model.num_blocks):
-        block, name = getattr(model, f"blocks_{i}"), f"layer{stages[i // depth]}.{i % depth}"
-        for j, (conv, norm) in enumerate(((block.conv_0, block.norm_0), (block.conv_1, block.norm_1)), start=1):
-            _copy(conv.kernel, weights, f"{name}.conv{j}.weight", (2, 3, 1, 0))
-            _copy_norm(norm, weights, f"{name}.bn{j}")
-    _copy(model.head.kernel, weights, "linear.weight", (1, 0))
-    _copy(model.head.bias, weights, "linear.bias")
+    places = _places(model, depth)
+    unused = [name for name in weights if name not in places and not name.endswith("num_batches_tracked")]
+    if unused:
+        raise ValueError(
+            f"A CIFAR ResNet of {num_stages} stages of {depth} blocks has no place for {', '.join(unused)}."
+        )
+    for name, (variable, axes) in places.items():
+        _fill(variable, _array(weights, name), name, axes)
     return model
+
+
+def _places(model: ResNet, depth: int) -> dict[str, tuple[nnx.Variable, tuple[int, ...]]]:
+    """For each name in PyTorch: the variable it belongs to, and the order in which its axes go there."""
+    places: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "linear.weight": (model.head.kernel, (1, 0)),
+        "linear.bias": (model.head.bias, (0,)),
+    }
+    pairs = [("conv1", model.conv, "bn1", model.norm)]
+    for i in range(model.num_blocks):
+        block, name = getattr(model, f"blocks_{i}"), f"layer{i // depth + 1}.{i % depth}"
+        pairs.append((f"{name}.conv1", block.conv_0, f"{name}.bn1", block.norm_0))
+        pairs.append((f"{name}.conv2", block.conv_1, f"{name}.bn2", block.norm_1))
+    for conv_name, conv, norm_name, norm in pairs:
+        places[f"{conv_name}.weight"] = (conv.kernel, (2, 3, 1, 0))
+        parts = {"weight": norm.scale, "bias": norm.bias, "running_mean": norm.mean, "running_var": norm.var}
+        places |= {f"{norm_name}.{suffix}": (variable, (0,)) for suffix, variable in parts.items()}
+    return places
+
+
+def _array(weights: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    if name not in weights:
+        raise ValueError(f"The weights of a CIFAR ResNet need the array {name!r}.")
+    array = np.asarray(weights[name])
+    if not np.issubdtype(array.dtype, np.floating) or not np.all(np.isfinite(array)):
+        raise ValueError(f"The array {name!r} must hold finite floating-point numbers.")
+    return array
+
+
+def _fill(variable: nnx.Variable, array: np.ndarray, name: str, axes: tuple[int, ...]) -> None:
+    wanted = variable[...]
+    if array.ndim != len(axes) or array.transpose(axes).shape != wanted.shape:
+        inverse = tuple(wanted.shape[axes.index(axis)] for axis in range(len(axes)))
+        raise ValueError(f"The array {name!r} must have the shape {inverse}; got {array.shape}.")
+    variable[...] = jnp.asarray(array.transpose(axes), wanted.dtype)
 
 
 def _conv3x3(channels: int, width: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
     # Padding 1 on both sides at every stride, as in PyTorch; "SAME" would pad a strided convolution on one side only.
     return nnx.Conv(channels, width, (3, 3), strides=stride, padding=((1, 1), (1, 1)), use_bias=False, rngs=rngs)
-
-
-def _copy(
-    variable: nnx.Variable | None, weights: Mapping[str, np.ndarray], name: str, axes: tuple[int, ...] | None = None
-) -> None:
-    if variable is None or name not in weights:
-        raise ValueError(f"The weights of a CIFAR ResNet need the array {name!r}.")
-    value = np.transpose(weights[name], axes)
-    if value.shape != variable[...].shape or not np.all(np.isfinite(value)):
-        raise ValueError(
-            f"The array {name!r} must be finite and, transposed, of shape {variable[...].shape}; got {value.shape}."
-        )
-    variable[...] = jnp.asarray(value)
-
-
-def _copy_norm(norm: nnx.BatchNorm, weights: Mapping[str, np.ndarray], name: str) -> None:
-    pairs = ((norm.scale, "weight"), (norm.bias, "bias"), (norm.mean, "running_mean"), (norm.var, "running_var"))
-    for variable, suffix in pairs:
-        _copy(variable, weights, f"{name}.{suffix}")

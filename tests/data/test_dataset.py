@@ -77,7 +77,7 @@ def test_a_normalisation_is_the_affine_map_and_its_inverse():
     raw = np.array([[3.0, -1.0], [1.0, -2.0]])
     np.testing.assert_array_equal(normalisation(raw), [[1, 2], [0, 0]])
     np.testing.assert_array_equal(normalisation.undo(normalisation(raw)), raw)
-    assert normalisation(raw).dtype == normalisation.undo(raw).dtype == np.float32
+    assert normalisation(raw).dtype == np.float32
 
 
 @pytest.mark.core
@@ -117,7 +117,7 @@ def test_features_outside_the_range_of_float32_stay_finite_or_are_refused(tmp_pa
 
 @pytest.mark.core
 def test_division_gives_disjoint_parts_of_everything(key):
-    parts = _dataset.divide(key, 101, (0.5, 0.3, 0.2))
+    parts = _dataset.divide("the data", key, 101, (0.5, 0.3, 0.2))
     assert [len(p) for p in parts] == [50, 31, 20]
     assert sorted(np.concatenate(parts)) == list(range(101))
     assert not np.array_equal(np.concatenate(parts), np.arange(101))
@@ -126,7 +126,7 @@ def test_division_gives_disjoint_parts_of_everything(key):
 @pytest.mark.core
 def test_too_few_examples_for_a_part_are_refused(key):
     with pytest.raises(data.DataError, match=r"4 examples are too few for parts of \(0.9, 0.1\)"):
-        _dataset.divide(key, 4, (0.9, 0.1))
+        _dataset.divide("the data", key, 4, (0.9, 0.1))
 
 
 @pytest.mark.core
@@ -140,7 +140,7 @@ def test_the_same_split_in_single_and_double_precision():
     try:
         for enable in (False, True):
             jax.config.update("jax_enable_x64", enable)
-            drawn.append(np.concatenate(_dataset.divide(jax.random.key(3), 1000, (0.6, 0.2, 0.2))))
+            drawn.append(np.concatenate(_dataset.divide("the data", jax.random.key(3), 1000, (0.6, 0.2, 0.2))))
     finally:
         jax.config.update("jax_enable_x64", before)
     np.testing.assert_array_equal(*drawn)

@@ -162,7 +162,7 @@ def test_a_wrong_array_is_named(name, change):
         value = value[None]
     else:
         value.flat[-1] = np.nan if change == "nan" else -np.inf
-    with pytest.raises(ValueError, match=rf"The array '{name}' must be finite and, transposed, of shape .*got "):
+    with pytest.raises(ValueError, match=rf"The array '{name}' must (hold finite|have the shape)"):
         models.resnet_from_torch(weights | {name: value})
 
 
@@ -177,14 +177,14 @@ def test_the_arrays_that_tell_the_widths_are_checked_too(name, value):
 @pytest.mark.core
 @pytest.mark.parametrize("weights", [{}, {"fc.weight": np.ones((2, 2))}, {"layer_norm.weight": np.ones(2)}])
 def test_other_weights_are_refused(weights):
-    with pytest.raises(ValueError, match=r"These are not the weights of a CIFAR ResNet: .*conv1.weight.* is missing"):
+    with pytest.raises(ValueError, match=r"The weights of a CIFAR ResNet need the array"):
         models.resnet_from_torch(weights)
 
 
 @pytest.mark.core
 def test_weights_without_stages_are_refused():
     weights = {name: value for name, value in torch_weights().items() if not name.startswith("layer")}
-    with pytest.raises(ValueError, match=r"These are not the weights .*layer1.0.conv2.weight is missing"):
+    with pytest.raises(ValueError, match=r"need the array 'layer1.0.conv2.weight'"):
         models.resnet_from_torch(weights)
 
 
