@@ -57,14 +57,15 @@ def test_keys_are_mapped():
     np.testing.assert_array_equal(drawn, jax.vmap(jax.random.normal)(keys))
 
 
-def test_memory_is_for_one_piece():
-    """Inside the loop no array has more rows than a piece; a plain vmap would hold the batch."""
-    mapped = batching.map_examples(lambda x: jnp.sum(jnp.sin(x[:, None] * x[None])), batch_size=2)
-    compiled = jax.jit(mapped).lower(jnp.ones((8, 100))).compile()
-    whole = jax.jit(jax.vmap(lambda x: jnp.sum(jnp.sin(x[:, None] * x[None])))).lower(jnp.ones((8, 100)))
-    assert " while(" in compiled.as_text()
-    assert "[8,100,100]" not in str(jax.make_jaxpr(mapped)(jnp.ones((8, 100))))
-    assert "8x100x100" in whole.as_text()
+def test_a_piece_is_computed_together_and_no_more():
+    """In the program, the table of one example has the rows of a piece, never those of the batch."""
+    table = lambda x: jnp.sum(jnp.sin(x[:, None] * x[None]))  # noqa: E731
+    x = jnp.ones((8, 100))
+    for size in (1, 2, 4):
+        program = str(jax.make_jaxpr(batching.map_examples(table, batch_size=size))(x))
+        shapes = {n for n in range(1, 9) if f"[{n},100,100]" in program}
+        assert shapes == {size}
+    assert "[8,100,100]" in str(jax.make_jaxpr(jax.vmap(table))(x))
 
 
 @pytest.mark.core

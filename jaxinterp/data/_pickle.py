@@ -44,8 +44,10 @@ class _Dtype:
         if self.dtype.kind not in "iu":
             raise pickle.UnpicklingError(f"it holds {self.dtype}, not integers")
 
-    def __setstate__(self, state: Any) -> None:
-        """The state says the byte order, which the code names already."""
+    def __setstate__(self, state: tuple) -> None:
+        order = _encode(state[1]).decode()
+        if order in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder("<" if order == "<" else ">")
 
 
 class _Array:
