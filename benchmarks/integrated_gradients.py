@@ -1,7 +1,7 @@
 """Claim: integrated gradients with 64 steps cost at most 1.15 times 64 gradients of the same batch.
 
-And: memory grows with the chunk, not with the number of steps. Beside it stands the same sum in a plain `lax.scan`, which on a
-CPU puts the gradients of convolutions where XLA is slow (docs/notes/convolutions-in-loops.md).
+And: memory grows with the chunk, not with the number of steps. Beside it stands the same sum in a plain `lax.scan`,
+which on a CPU puts the gradients of convolutions where XLA is slow (docs/notes/convolutions-in-loops.md).
 
     python benchmarks/integrated_gradients.py
 """

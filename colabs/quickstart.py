@@ -14,16 +14,15 @@
 # %% [markdown]
 # # jaxinterp in ten minutes
 #
-# What does a network attend to at a point, how linear is it there, how curved can it be, how likely does its answer survive noise? Each question is a function
+# What does a network attend to at a point, how linear is it there, how curved can it be, how likely does its
+# answer survive noise? Each question is a function
 # transformation: a function goes in, a function of the same arguments comes out.
 
+# %% [markdown]
+# On Colab, clone the repository first and run `%pip install --quiet -e .` in its folder: its requirements are met by
+# what Colab ships, so `jax` stays as it is and no restart is needed.
+
 # %%
-import sys
-
-if "google.colab" in sys.modules:  # on Colab only; its jax stays as it is
-    # %pip install --quiet git+https://github.com/jaxinterp/jaxinterp
-    pass
-
 import functools
 
 import jax
@@ -47,7 +46,8 @@ print(ji.attribution.gradient(f)(x))
 print(ji.attribution.integrated_gradients(f)(x))
 
 # %% [markdown]
-# The last one is *complete*: it sums to the change of f from the baseline (zero) to x. The library measures that rather than promising it.
+# The last one is *complete*: it sums to the change of f from the baseline (zero) to x. The library measures that
+# rather than promising it.
 
 # %%
 attribution = ji.attribution.integrated_gradients(f)(x)
@@ -57,7 +57,8 @@ print(ji.evaluation.completeness_gap(f)(attribution, x))
 # %% [markdown]
 # ## A network
 #
-# A small convolutional network on scikit-learn's digits, trained for a few seconds. Any Flax NNX or Linen module becomes a pure function of one example by `as_function`; Equinox and
+# A small convolutional network on scikit-learn's digits, trained for a few seconds. Any Flax NNX or Linen module
+# becomes a pure function of one example by `as_function`; Equinox and
 # plain functions need no conversion.
 
 # %%
@@ -80,7 +81,8 @@ print(f"test accuracy {scores['accuracy']:.3f}")
 # %% [markdown]
 # ## What does it attend to?
 #
-# The class is chosen by a *head*; the label is an ordinary argument. Methods see one example; `jax.vmap` makes the batch. Parameters are arguments too (`argnums=2` explains the image), so that nothing is
+# The class is chosen by a *head*; the label is an ordinary argument. Methods see one example; `jax.vmap` makes
+# the batch. Parameters are arguments too (`argnums=2` explains the image), so that nothing is
 # compiled again when they change.
 
 # %%
@@ -131,7 +133,8 @@ print(f"largest entry {jnp.abs(estimate.mean).max():.2f}, largest standard error
 # %% [markdown]
 # ## How linear is it there?
 #
-# The tangent is the gradient at the point; the secant is the best linear fit to the values around it. R² on fresh noise tells which of them describes the neighbourhood, and how far.
+# The tangent is the gradient at the point; the secant is the best linear fit to the values around it. R² on fresh
+# noise tells which of them describes the neighbourhood, and how far.
 
 # %%
 single = (state.params, state.state, images[0], labels[0])
@@ -146,7 +149,8 @@ for stddev in (0.01, 0.1, 0.3):
 # %% [markdown]
 # ## How curved?
 #
-# The spectral norm of the Hessian over the norm of the gradient: one over it is the distance within which a gradient means what it says. The residual tells how far the eigenvalue can be off.
+# The spectral norm of the Hessian over the norm of the gradient: one over it is the distance within which a
+# gradient means what it says. The residual tells how far the eigenvalue can be off.
 
 # %%
 curvature = jax.jit(over_keys(ji.geometry.curvature(ji.heads.log_prob(net.apply), argnums=2)))(keys, *arguments)
@@ -156,7 +160,8 @@ for normalised, residual, norm in zip(curvature.normalised, curvature.residual, 
 # %% [markdown]
 # ## How sure?
 #
-# The probability that the prediction survives Gaussian noise: by counting, and by the linearised margins in a multivariate sigmoid, which needs no samples and has a gradient.
+# The probability that the prediction survives Gaussian noise: by counting, and by the linearised margins in a
+# multivariate sigmoid, which needs no samples and has a gradient.
 
 # %%
 count = jax.jit(functools.partial(ji.robustness.monte_carlo(net.apply, argnums=2, num_samples=500), stddev=0.3))
@@ -168,4 +173,5 @@ for key, image in zip(keys, images, strict=True):
 # %% [markdown]
 # ## Next
 #
-# `jaxinterp run configs/digits.py` does all of this with gated weights and a gradient-norm penalty, and writes a report. The guide (`docs/guide.md`) says the rest of the grammar.
+# `jaxinterp run configs/digits.py` does all of this with gated weights and a gradient-norm penalty, and writes a
+# report. The guide (`docs/guide.md`) says the rest of the grammar.

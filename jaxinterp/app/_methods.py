@@ -1,12 +1,14 @@
 """The one table of attribution methods: what the command line lists, the report shows and the property tests check."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal
 
+import jax
 import numpy as np
 
-from jaxinterp import attribution
+from jaxinterp import attribution, local, tree
 from jaxinterp.typing import Key, PyTree, ScalarFn
 
 Domain = Literal["any", "image", "site", "background"]
@@ -56,6 +58,44 @@ def with_noise(method: Callable[..., PyTree], stddev: float) -> Callable[..., Py
 
 NOISE = 0.1
 """Standard deviation of the noise methods, in the units of the normalised input."""
+
+GRID = 8
+"""Cells along each side of an image that is too large to take its pixels one by one."""
+
+PIXELS = 256
+"""The largest input whose entries are taken one by one by occlusion and LIME."""
+
+
+def _occlusion(f: ScalarFn) -> Callable[..., PyTree]:
+    """Single entries, or half-overlapping windows of an eighth of the side for a large image."""
+
+    def attribute(x: PyTree, *args: PyTree, **arrays: PyTree) -> PyTree:
+        if not _is_large_image(x):
+            return attribution.occlusion(f)(x, *args, **arrays)
+        height, width, channels = x.shape
+        window = (-(-height // GRID), -(-width // GRID), channels)
+        stride = (max(window[0] // 2, 1), max(window[1] // 2, 1), 1)
+        return attribution.occlusion(f, window=window, stride=stride)(x, *args, **arrays)
+
+    return ignore_key(attribute)
+
+
+def _lime(f: ScalarFn) -> Callable[..., PyTree]:
+    """Single entries, or the cells of a grid for a large image."""
+
+    def attribute(key: Key, x: PyTree, *args: PyTree, **arrays: PyTree) -> PyTree:
+        if not _is_large_image(x):
+            return attribution.lime(f, num_samples=max(1000, 4 * tree.size(x)))(key, x, *args, **arrays)
+        cells = (min(GRID, x.shape[0]), min(GRID, x.shape[1]), 1)
+        groups = local.grid_groups(x.shape, cells)
+        return attribution.lime(f, num_groups=math.prod(cells))(key, x, *args, groups=groups, **arrays)
+
+    return attribute
+
+
+def _is_large_image(x: PyTree) -> bool:
+    return isinstance(x, jax.Array | np.ndarray) and x.ndim == 3 and x.size > PIXELS
+
 
 _TABLE = (
     Enrolled(
@@ -110,7 +150,7 @@ _TABLE = (
     ),
     Enrolled(
         "occlusion",
-        lambda f: ignore_key(attribution.occlusion(f)),
+        _occlusion,
         "any",
         lambda a, x, b: a * (x - b),
         True,
@@ -120,7 +160,7 @@ _TABLE = (
     ),
     Enrolled(
         "lime",
-        lambda f: attribution.lime(f),
+        _lime,
         "any",
         lambda a, x, b: a * (x - b),
         True,

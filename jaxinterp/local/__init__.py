@@ -10,6 +10,7 @@ from jaxinterp.local._neighbourhoods import Perturbation as Perturbation
 from jaxinterp.local._neighbourhoods import along_segment as along_segment
 from jaxinterp.local._neighbourhoods import binary_mask as binary_mask
 from jaxinterp.local._neighbourhoods import gaussian as gaussian
+from jaxinterp.local._neighbourhoods import grid_groups as grid_groups
 from jaxinterp.local._neighbourhoods import masked as masked
 from jaxinterp.local._neighbourhoods import segment as segment
 from jaxinterp.local._weights import Weight as Weight

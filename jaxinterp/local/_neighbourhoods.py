@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinterp import checks, tree
 from jaxinterp.typing import Array, Key, PyTree
@@ -130,3 +131,27 @@ def checked_groups(method: str, groups: PyTree, num_groups: int | None, x: PyTre
                 f"got values from {known.min()} to {known.max()}."
             )
     return groups
+
+
+def grid_groups(shape: tuple[int, ...], cells: tuple[int, ...]) -> np.ndarray:
+    """Returns `groups` for `binary_mask` that divide an array into a grid of nearly equal cells.
+
+    Args:
+      shape: of the array.
+      cells: how many cells there are along each axis; 1 for an axis that is not divided, such as channels.
+
+    Returns:
+      int32 of that shape, with values 0 .. product of `cells` - 1.
+
+    Raises:
+      ValueError: if there are not between 1 and n cells along an axis of n entries, for each axis.
+
+    >>> grid_groups((4, 4), (2, 1)).tolist()
+    [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    """
+    if len(cells) != len(shape) or any(not 1 <= c <= n for c, n in zip(cells, shape, strict=True)):
+        raise ValueError(
+            f"`cells` of `grid_groups` must be one number per axis of {shape}, from 1 to its length; got {cells}."
+        )
+    along = [np.arange(n) * c // n for n, c in zip(shape, cells, strict=True)]
+    return np.ravel_multi_index(np.meshgrid(*along, indexing="ij"), cells).astype(np.int32)

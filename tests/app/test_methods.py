@@ -163,3 +163,19 @@ def test_half_precision_goes_in_and_comes_out(method, key):
     attribution = jax.jit(method.build(smooth))(key, points(1, jnp.bfloat16)[0])
     assert attribution.dtype == jnp.bfloat16
     assert bool(jnp.all(jnp.isfinite(attribution)))
+
+
+@pytest.mark.parametrize("name", ["occlusion", "lime"])
+def test_a_large_image_is_explained_by_regions(name, key):
+    """A linear function of a 32x32 image: every cell of the map tells the sum of its own contributions."""
+    rng = np.random.default_rng(2)
+    a = np.kron(rng.normal(size=(8, 8)), np.ones((4, 4)))[..., None] * np.ones(3)
+    x = jnp.ones((32, 32, 3), DTYPE)
+    attribution = jax.jit(METHODS[name].build(lambda z: jnp.sum(jnp.asarray(a, z.dtype) * z)))(key, x)
+    cells = np.asarray(attribution).reshape(8, 4, 8, 4, 3)
+    assert np.ptp(cells[..., :1] - cells) < 1e-5 * np.abs(cells).max(), "channels differ"
+    wanted = 48 * a[::4, ::4, 0]
+    if name == "lime":
+        np.testing.assert_allclose(cells[:, 0, :, 0, 0], wanted, atol=1e-3)
+    else:  # windows overlap by half: cells mix with their neighbours, most with themselves
+        assert np.corrcoef(cells.mean((1, 3, 4)).ravel(), wanted.ravel())[0, 1] > 0.8
