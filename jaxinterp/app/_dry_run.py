@@ -21,18 +21,11 @@ def dry_run(run: Run) -> str:
     dataset, settings = run.dataset, run.experiment.training
     state = run.initial_state()
     data.batches(dataset.train, run.key("batches"), settings.batch_size)
-    function, train_function = run.network
-    objective = training.make_objective(
-        train_function.apply,
-        function.apply,
-        [penalty.build() for penalty in run.experiment.penalties],
-        [gate.regulariser() for gate in run.experiment.gates],
-    )
     batch = (
         jax.ShapeDtypeStruct((settings.batch_size, *dataset.shape), jnp.float32),
         jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32),
     )
-    jax.eval_shape(training.make_step(objective, run.optimizers), state, batch)
+    jax.eval_shape(training.make_step(run.objective(), run.optimizers), state, batch)
     needed = 4 * tree.size((state.params, state.gates, state.state, state.opt_state)) * (settings.keep_last + 2)
     free = shutil.disk_usage(_existing_parent(run)).free
     if free < needed:

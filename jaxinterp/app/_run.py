@@ -61,6 +61,16 @@ class Run:
             self.experiment.optimizer.build(settings.num_steps), training.adam(settings.gate_learning_rate)
         )
 
+    def objective(self) -> training.Objective:
+        """What training minimises."""
+        function, train_function = self.network
+        return training.make_objective(
+            train_function.apply,
+            function.apply,
+            [penalty.build() for penalty in self.experiment.penalties],
+            [gate.regulariser() for gate in self.experiment.gates],
+        )
+
     @property
     def checkpoints(self) -> training.Checkpoints:
         """The checkpoints of the run."""

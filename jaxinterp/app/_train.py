@@ -19,15 +19,8 @@ def train(run: Run) -> dict[str, Any]:
     training.cut_back_metrics(run.workdir.metrics, start)
     if resumed:
         run.reporter.say(f"train: resuming after step {start}")
-    function, train_function = run.network
-    objective = training.make_objective(
-        train_function.apply,
-        function.apply,
-        [penalty.build() for penalty in run.experiment.penalties],
-        [gate.regulariser() for gate in run.experiment.gates],
-    )
-    step = training.make_step(objective, run.optimizers)
-    evaluate = training.make_evaluation(function.apply)
+    step = training.make_step(run.objective(), run.optimizers)
+    evaluate = training.make_evaluation(run.network[0].apply)
     batches = data.batches(run.dataset.train, run.key("batches"), settings.batch_size)
     with run.reporter.progress("train", settings.num_steps, "steps", done=start) as advance:
 

@@ -10,6 +10,7 @@ from jaxinterp.training._metrics import append_metrics as append_metrics
 from jaxinterp.training._metrics import cut_back_metrics as cut_back_metrics
 from jaxinterp.training._metrics import read_metrics as read_metrics
 from jaxinterp.training._objective import GateRegulariser as GateRegulariser
+from jaxinterp.training._objective import Objective as Objective
 from jaxinterp.training._objective import WeightedPenalty as WeightedPenalty
 from jaxinterp.training._objective import final_params as final_params
 from jaxinterp.training._objective import make_objective as make_objective

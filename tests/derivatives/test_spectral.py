@@ -158,6 +158,47 @@ def test_lanczos_stops_when_both_ends_are_found():
 
 
 @pytest.mark.core
+def test_lanczos_does_not_stop_at_the_first_end():
+    """The largest eigenvalue stands alone, the smallest has neighbours."""
+    matrix = with_spectrum(np.append(np.linspace(-1, 1, 39), 5.0))
+    low, high = lanczos(matrix)
+    for found, value in [(low, -1), (high, 5)]:
+        assert float(found.residual) <= 1.1 * 1e-4 * 5 + 100 * EPS
+        assert float(found.value) == pytest.approx(value, abs=1e-3)
+
+
+def test_stopping_early_is_the_same_as_a_limit():
+    """Rows of the tridiagonal matrix that were not reached leave no trace."""
+    matrix = with_spectrum(np.linspace(-1, 1, 40))
+    stopped = lanczos(matrix, tolerance=0.15)
+    steps = int(stopped[0].num_iterations)
+    assert 2 < steps < 20
+    limited = lanczos(matrix, num_iterations=steps, tolerance=0.0)
+    for a, b in zip(stopped, limited, strict=True):
+        assert float(a.value) == pytest.approx(float(b.value), rel=1e-5)
+        assert float(a.residual) == pytest.approx(float(b.residual), rel=1e-3)
+
+
+HARD = {
+    "low rank": np.append([1.0, 0.9, 0.8], np.zeros(17)),
+    "geometric": 2.0 ** -np.arange(20),
+    "shifted": 1e4 + np.arange(20),
+}
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("name", HARD)
+def test_the_basis_stays_orthogonal(name):
+    """Without tolerance the iteration goes on in a space that is all but exhausted, where rounding errors are large."""
+    values = HARD[name]
+    rounding = 30 * EPS * values.max()
+    low, high = lanczos(with_spectrum(values), tolerance=0.0)
+    for found, value in [(low, values.min()), (high, values.max())]:
+        assert float(found.value) == pytest.approx(value, abs=rounding)
+        assert float(found.residual) <= rounding
+
+
+@pytest.mark.core
 @pytest.mark.parametrize("products", [1, 2, 5])
 def test_too_few_products_show_in_the_residual(products):
     values = np.linspace(-1, 1, 40)

@@ -322,6 +322,23 @@ def test_values_closed_over_keep_their_gradient():
     assert_close(jax.grad(loss)(KERNEL), jax.grad(lambda k: jnp.sum(jnp.sin(conv(X, k))))(KERNEL))
 
 
+def test_programs_that_name_an_axis():
+    """A convolution beside a collective over the axis of a vmap outside, or of a shard_map inside."""
+
+    def centred(x):
+        return conv(x) - lax.pmean(conv(x), "batch")
+
+    x = random((8, *X.shape), 13)
+    expected = jax.vmap(centred, axis_name="batch")(x)
+    assert_close(jax.vmap(interpreters.loop_safe(centred), axis_name="batch")(x), expected)
+    assert_close(interpreters.loop_safe(jax.vmap(centred, axis_name="batch"))(x), expected)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("batch")
+    by_hand = jax.shard_map(lambda x: centred(x[0])[None], mesh=mesh, in_specs=spec, out_specs=spec)
+    assert_close(jax.device_get(by_hand(x)), jax.device_get(expected))
+    assert_close(jax.device_get(interpreters.loop_safe(by_hand)(x)), jax.device_get(expected))
+
+
 @pytest.mark.core
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_the_dtype_is_kept(dtype):
