@@ -25,20 +25,24 @@ def _head(name: str, f: LogitsFn, select: Callable[[Array, Array], Array]) -> Sc
                 f"`{name}(f)` takes the arguments of f and then the label; got {len(args)} argument(s) in all."
             )
         *inputs, label = args
-        _integer_label(name, label)
+        label = _integer_label(name, label)
         scores = checks.logits(name, f(*inputs))
         valid = _valid(name, label, scores.shape[0])
-        return select(scores, label) * jnp.where(valid, 1.0, jnp.nan).astype(scores.dtype)
+        # All scores are multiplied, and not the selected one alone, so that every derivative becomes NaN too.
+        return select(scores * jnp.where(valid, 1.0, jnp.nan).astype(scores.dtype), label)
 
     return headed
 
 
-def _integer_label(name: str, label: PyTree) -> None:
+def _integer_label(name: str, label: PyTree) -> Array:
+    """The label, in a type wide enough to be compared with any number of classes."""
     if jnp.shape(label) != () or not jnp.issubdtype(jnp.result_type(label), jnp.integer):
         raise TypeError(
             f"The label of `{name}(f)` must be one integer; got shape {jnp.shape(label)} and dtype "
             f"{jnp.result_type(label)}. Map over a batch of labels with `jax.vmap`; take the argmax of a one-hot row."
         )
+    label = jnp.asarray(label)
+    return label.astype(jnp.int32) if label.dtype.itemsize < 4 else label
 
 
 def _valid(name: str, label: Array, num_classes: int) -> Array:
@@ -47,12 +51,12 @@ def _valid(name: str, label: Array, num_classes: int) -> Array:
         raise ValueError(
             f"The label {int(known)} of `{name}(f)` is not one of the {num_classes} classes 0..{num_classes - 1}."
         )
-    return (jnp.asarray(label) >= 0) & (jnp.asarray(label) < num_classes)
+    return (label >= 0) & (label < num_classes)
 
 
 def _others(scores: Array, label: Array) -> Array:
     """The scores with that of the label replaced by minus infinity."""
-    return jnp.where(jnp.arange(scores.shape[0]) == jnp.asarray(label), -jnp.inf, scores)
+    return jnp.where(jnp.arange(scores.shape[0], dtype=label.dtype) == label, -jnp.inf, scores)
 
 
 def _surprise(scores: Array, label: Array) -> Array:

@@ -17,8 +17,9 @@ from jaxinterp.typing import Array, Key, PyTree
 
 
 def accumulator(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype in which sums over `dtype` are kept: `dtype` itself, but at least float32."""
-    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+    """The dtype in which sums over `dtype` are kept: `dtype` itself, but a floating one of at least 32 bits."""
+    wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
+    return jnp.dtype(dtype) if wide else jnp.dtype(jnp.float32)
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:
@@ -66,10 +67,19 @@ def squared_norm(a: PyTree) -> Array:
 
 
 def norm(a: PyTree) -> Array:
-    """Returns the Euclidean norm of `a`; its gradient at zero is zero, not NaN."""
-    square = squared_norm(a)
-    is_zero = square == 0  # written so that NaN is not taken for zero
-    return jnp.where(is_zero, jnp.zeros_like(square), jnp.sqrt(jnp.where(is_zero, jnp.ones_like(square), square)))
+    """Returns the Euclidean norm of `a`; its gradient at zero is zero, not NaN.
+
+    The entries are divided by the largest before they are squared: squares leave the range of float32 below 1e-19 and
+    above 1e19.
+    """
+    wide = jax.tree.map(lambda leaf: leaf.astype(accumulator(leaf.dtype)), a)
+    largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(wide)]).max()
+    largest = jax.lax.stop_gradient(largest)
+    is_zero = largest == 0  # written so that NaN is not taken for zero
+    largest = jnp.where(is_zero | jnp.isinf(largest), jnp.ones_like(largest), largest)
+    square = squared_norm(jax.tree.map(lambda leaf: leaf / largest.astype(leaf.dtype), wide))
+    root = jnp.sqrt(jnp.where(is_zero, jnp.ones_like(square), square))
+    return jnp.where(is_zero, jnp.zeros_like(square), root * largest.astype(root.dtype))
 
 
 def zeros_like(a: PyTree) -> PyTree:

@@ -68,7 +68,7 @@ def lime(
             argnums,
             neighbourhood=functools.partial(local.binary_mask, num_groups=num_groups),
             num_samples=num_samples,
-            weight=local.exponential_weight(kernel_width or 0.75 * features**0.5),
+            weight=local.exponential_weight(0.75 * features**0.5 if kernel_width is None else kernel_width),
             ridge=ridge,
             chunk_size=chunk_size,
         )

@@ -47,6 +47,7 @@ def weighted_sum(
     >>> float(weighted_sum(lambda t: t**2, nodes, weights, chunk_size=2))
     30.0
     """
+    nodes, weights = jax.tree.map(jnp.asarray, nodes), jnp.asarray(weights)
     program = interpreters.trace(g, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), nodes))
     shapes = jax.eval_shape(program, jax.tree.map(lambda a: a[0], nodes))
 
@@ -82,10 +83,8 @@ def expectation(
 
     def estimate(key: Key, *args: PyTree, **arrays: PyTree) -> Estimate:
         mean, squares = _moments(lambda k: sample(k, *args, **arrays), n, chunk_size, checks.key("expectation", key))
-        spread = [
-            jnp.full_like(s, jnp.inf) if n == 1 else jnp.sqrt(s / (n * (n - 1))) for s in jax.tree.leaves(squares)
-        ]
-        return Estimate(mean, jax.tree.unflatten(jax.tree.structure(mean), spread), jnp.asarray(n, jnp.int32))
+        stderr = jax.tree.map(lambda s: jnp.full_like(s, jnp.inf) if n == 1 else jnp.sqrt(s / n / (n - 1)), squares)
+        return Estimate(mean, tree.cast_like(stderr, mean), jnp.asarray(n, jnp.int32))
 
     return estimate
 
@@ -102,8 +101,8 @@ def variance(
     checks.optional_chunk_size(chunk_size)
 
     def value(key: Key, *args: PyTree, **arrays: PyTree) -> PyTree:
-        squares = _moments(lambda k: sample(k, *args, **arrays), n, chunk_size, checks.key("variance", key))[1]
-        return tree.scale(1 / n, squares)
+        mean, squares = _moments(lambda k: sample(k, *args, **arrays), n, chunk_size, checks.key("variance", key))
+        return tree.cast_like(tree.scale(1 / n, squares), mean)
 
     return value
 
@@ -111,7 +110,7 @@ def variance(
 def _moments(
     draw: Callable[[Key], PyTree], num_samples: int, chunk_size: int | None, key: Key
 ) -> tuple[PyTree, PyTree]:
-    """The mean of the samples and the sum of their squared deviations from it."""
+    """The mean of the samples, and in at least float32 the sum of their squared deviations from it."""
     program = interpreters.trace(draw, key)
     shapes = jax.eval_shape(program, key)
 
@@ -129,7 +128,7 @@ def _moments(
         return mean, tree.add(squares, tree.add(within, between))
 
     mean, squares = _over_chunks(merge, (_zeros(shapes), _zeros(shapes)), num_samples, chunk_size)
-    return tree.cast_like(mean, shapes), tree.cast_like(squares, shapes)
+    return tree.cast_like(mean, shapes), squares
 
 
 def _over_chunks(combine: Callable[[PyTree, Array], PyTree], total: PyTree, num: int, chunk_size: int | None) -> PyTree:

@@ -177,17 +177,20 @@ def _krylov_extremes(
 def _ritz(diagonal: Array, off_diagonal: Array, last: Array) -> tuple[Array, tuple[Array, Array]]:
     """The relative residual estimate and the extreme eigenvectors of the tridiagonal matrix up to row `last`.
 
-    Rows not yet reached are decoupled from the others and hold the first diagonal entry, a value between the extremes.
+    Rows not yet reached are decoupled from the others and hold a value above all eigenvalues (Gershgorin), so that the
+    ordered eigenvectors of the rows reached come first.
     """
     size = diagonal.shape[0]
     reached = jnp.arange(size) <= last
+    beyond = 4 * jnp.maximum(jnp.max(jnp.abs(diagonal)), jnp.max(jnp.abs(off_diagonal)))
+    beyond = jnp.where(beyond == 0, jnp.ones_like(beyond), beyond)
     inner = jnp.where(jnp.arange(size - 1) < last, off_diagonal[:-1], jnp.zeros_like(off_diagonal[:-1]))
-    matrix = jnp.diag(jnp.where(reached, diagonal, diagonal[0])) + jnp.diag(inner, 1) + jnp.diag(inner, -1)
+    matrix = jnp.diag(jnp.where(reached, diagonal, beyond)) + jnp.diag(inner, 1) + jnp.diag(inner, -1)
     values, vectors = jnp.linalg.eigh(matrix)
-    low, high = vectors[:, 0], vectors[:, -1]
+    low, high = vectors[:, 0], vectors[:, last]
     ends = jnp.maximum(jnp.abs(low[last]), jnp.abs(high[last])) * off_diagonal[last]
-    magnitude = jnp.maximum(jnp.abs(values[0]), jnp.abs(values[-1]))
-    # After one step every entry is the same and the eigenvectors say nothing; and nothing is known yet anyway.
+    magnitude = jnp.maximum(jnp.abs(values[0]), jnp.abs(values[last]))
+    # One direction alone, though it be an eigenvector, does not show both ends.
     error = jnp.where(
         (last == 0) & (size > 1), jnp.inf, ends / jnp.where(magnitude == 0, jnp.ones_like(magnitude), magnitude)
     )

@@ -91,7 +91,13 @@ def contains(jaxpr: Any, predicate: Callable[[Equation], bool]) -> bool:
 
 
 def contains_inside(equation: Equation, predicate: Callable[[Equation], bool]) -> bool:
-    """Whether `predicate` holds for an equation of a program inside this one: the body of a loop, a branch, a call."""
+    """Whether `predicate` holds for an equation of a program inside this one: the body of a loop, a branch, a call.
+
+    The programs of `shard_map` and `pmap` are passed over: they name an axis of devices that exists only inside them,
+    so they cannot be traced again on their own.
+    """
+    if equation.primitive.name in ("shard_map", "xla_pmap"):
+        return False
     inner = jax.tree.leaves(dict(equation.params), is_leaf=_is_jaxpr)
     return any(contains(value, predicate) for value in inner if _is_jaxpr(value))
 
@@ -100,10 +106,9 @@ def rewritten_inside(equation: Equation, rule: Rule) -> dict[str, Any]:
     """The parameters of an equation that hold programs, each rewritten by `rule`."""
     changed = {}
     for name, value in equation.params.items():
-        if _is_jaxpr(value):
-            changed[name] = _rewritten(value, rule)
-        elif isinstance(value, tuple) and any(_is_jaxpr(v) for v in value):
-            changed[name] = tuple(_rewritten(v, rule) if _is_jaxpr(v) else v for v in value)
+        leaves, structure = jax.tree.flatten(value, is_leaf=_is_jaxpr)
+        if any(map(_is_jaxpr, leaves)):
+            changed[name] = jax.tree.unflatten(structure, [_rewritten(v, rule) if _is_jaxpr(v) else v for v in leaves])
     return changed
 
 

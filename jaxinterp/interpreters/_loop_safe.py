@@ -15,8 +15,8 @@ def loop_safe(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
     computation only, not in the body of a loop (`lax.scan`, `lax.map`, `lax.while_loop`; jax-ml/jax#12868). The
     transpose of a convolution is never in that layout, so a gradient in a loop runs 7 to 27 times slower. Here every
     convolution of the traced program, those of its inner programs included, is surrounded by explicit transpositions
-    into that layout. Values are the same up to the order of the sums; elsewhere than on a CPU the compiler
-    chooses its layouts as before.
+    into that layout (the bodies of `shard_map` and `pmap` stay as they are). Values are the same up to the order of the
+    sums; elsewhere than on a CPU the compiler chooses its layouts as before.
 
     Apply it to the function that the loop runs, derivatives included: `loop_safe(jax.grad(f))`, not
     `jax.grad(loop_safe(f))`, for differentiation brings in new convolutions.

@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 
 from jaxinterp.typing import Array
 
@@ -27,30 +26,35 @@ class LeastSquares:
 
 
 def weighted_least_squares(design: Array, targets: Array, weights: Array, ridge: float) -> LeastSquares:
-    r"""Minimises :math:`\sum_i w_i (y_i - a - z_i^\top b)^2 + \lambda\|b\|^2` by a QR decomposition.
+    r"""Minimises :math:`\sum_i w_i (y_i - a - z_i^\top b)^2 + \lambda\|b\|^2` in closed form.
 
-    :math:`\lambda = ridge + \epsilon\,\overline{\|\sqrt{w} z_j\|^2}`, with the machine epsilon and the mean over
-    the columns: a perturbation of the size of the rounding errors, which gives the shortest solution where columns
-    are linearly dependent.
+    The weighted means are taken out, which settles the intercept, and b is the pseudo-inverse of the centred rows
+    :math:`\sqrt{w_i}(z_i - \bar z)` applied to the targets: of all solutions the shortest, where columns are linearly
+    dependent. Directions in which the rows vary less than :math:`4\epsilon\sqrt{n}` of their largest variation
+    (:math:`\epsilon` the machine precision) are taken for rounding errors and get no slope. The derivative is that of
+    the pseudo-inverse at constant rank (Golub & Pereyra, 1973).
 
     Args:
       design: z, [samples, features].
       targets: y, [samples].
-      weights: w >= 0, [samples].
-      ridge: λ before the term above.
+      weights: w >= 0, [samples]; all zero gives NaN.
+      ridge: λ >= 0; the intercept is not penalised.
 
     Returns:
       A `LeastSquares`.
     """
     samples, features = design.shape
-    root = jnp.sqrt(weights)[:, None]
-    rows = jnp.concatenate([root, root * design], axis=1)
-    penalty = ridge + jnp.finfo(design.dtype).eps * jnp.sum(rows[:, 1:] ** 2) / features
-    damping = jnp.sqrt(penalty) * jnp.eye(features, features + 1, 1, dtype=design.dtype)
-    q, r = jnp.linalg.qr(jnp.concatenate([rows, damping]))
-    pseudo_inverse = solve_triangular(r, q[:samples].T)
-    solution = jnp.dot(pseudo_inverse, root[:, 0] * targets, precision="highest")
-    residual = root[:, 0] * (targets - solution[0] - jnp.dot(design, solution[1:], precision="highest"))
+    share = weights / jnp.sum(weights)
+    middle = jnp.dot(share, design, precision="highest")
+    height = jnp.dot(share, targets, precision="highest")
+    root = jnp.sqrt(weights)
+    rows = root[:, None] * (design - middle[None])
+    heights = root * (targets - height)
+    damping = jnp.sqrt(jnp.asarray(ridge, design.dtype)) * jnp.eye(features, dtype=design.dtype)
+    cutoff = 4 * float(jnp.finfo(design.dtype).eps) * samples**0.5
+    pseudo_inverse = jnp.linalg.pinv(jnp.concatenate([rows, damping]), rtol=cutoff)[:, :samples]
+    slope = jnp.dot(pseudo_inverse, heights, precision="highest")
+    residual = heights - jnp.dot(rows, slope, precision="highest")
     freedom = samples / max(samples - features - 1, 1)
-    stderr = jnp.sqrt(freedom * jnp.sum((pseudo_inverse[1:] * residual[None]) ** 2, axis=1))
-    return LeastSquares(solution[0], solution[1:], stderr)
+    stderr = jnp.sqrt(freedom * jnp.sum((pseudo_inverse * residual[None]) ** 2, axis=1))
+    return LeastSquares(height - jnp.dot(middle, slope, precision="highest"), slope, stderr)

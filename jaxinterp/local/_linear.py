@@ -70,7 +70,7 @@ def secant(
     r"""The best linear model over a neighbourhood: returns `(key, *args, **arrays) -> LinearModel`.
 
     Minimises :math:`\sum_i w_i\,(f(x'_i) - a - \langle b, z_i - z_0\rangle)^2 + \lambda\|b\|^2` over samples
-    :math:`x'_i` with coordinates :math:`z_i`, in closed form (QR, see `local.weighted_least_squares` for λ). For
+    :math:`x'_i` with coordinates :math:`z_i`, in closed form (see `local.weighted_least_squares`). For
     Gaussian noise and many samples the slope tends to that of the smoothed function, E∇f(x + σε) (C-LIME; Agarwal
     et al., 2021).
 

@@ -87,9 +87,7 @@ RULES = {
 def test_integrated_gradients(rule, logits, resnet):
     """Captum keeps its weights in float32, which is 2e-9 here."""
     quadrature, factor = RULES[rule]
-    method = attribution.integrated_gradients(
-        heads.logit(logits), num_steps=64, quadrature=quadrature, chunk_size=16
-    )
+    method = attribution.integrated_gradients(heads.logit(logits), num_steps=64, quadrature=quadrature, chunk_size=16)
     count = 16 if rule == "gausslegendre64" else 4
     maps = factor * explained(method, resnet, count)
     assert_golden(maps, resnet[f"ig_{rule}"][:count], 7e-4)
@@ -146,7 +144,8 @@ def mlp(small, output):
 def test_lime_on_all_masks(small, output):
     """Captum's kernel takes the distance in the input, and its 64 masks are all there are.
 
-    Of 20 000 samples every mask occurs about 312 times. 4.5 standard errors of 48 coefficients fail for one key in 3000.
+    Of 20 000 samples every mask occurs about 312 times. 4.5 standard errors of 48 coefficients fail for one key in
+    3000.
     """
     fit = jax.jit(
         local.secant(

@@ -1,6 +1,7 @@
 """Integrated gradients against closed forms, a loop in NumPy, and the axiom of completeness."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +121,7 @@ def test_the_gap_of_a_relu_network_falls_like_one_over_the_steps(rule):
     x, baseline = points(100), points(100, seed=2)
     change = np.array([value(a) - value(b) for a, b in zip(x, baseline, strict=True)])
     gaps = [np.mean(np.abs(totals(f, n, x, baseline, RULES[rule]) - change)) for n in (4, 16, 64, 256)]
-    for coarse, fine in zip(gaps[:-1], gaps[1:], strict=True):
+    for coarse, fine in itertools.pairwise(gaps):
         assert 0.05 * coarse < fine < 0.5 * coarse
 
 
@@ -197,11 +198,13 @@ def test_counts_are_refused_when_it_is_built():
 def test_inputs_are_refused_by_name():
     explain = integrated_gradients(lambda x: jnp.sum(x["u"]))
     x = {"u": jnp.ones((2, 3))}
-    with pytest.raises(ValueError, match=r"`baseline` of shape \(2,\) does not broadcast to the input\['u'\].*\(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"`baseline` of shape \(2,\) does not broadcast to the input\['u'\].*\(2, 3\)"
+    ):
         explain(x, baseline=jnp.ones(2))
     with pytest.raises(ValueError, match=r"`baseline` must be a scalar, an array, or a pytree prefix"):
         explain(x, baseline={"w": 0.0})
-    with pytest.raises(TypeError, match="^`integrated_gradients` needs floating-point arrays"):
+    with pytest.raises(TypeError, match=r"^`integrated_gradients` needs floating-point arrays"):
         explain({"u": jnp.ones(2, int)})
-    with pytest.raises(TypeError, match="^`integrated_gradients` needs a function that returns a scalar"):
+    with pytest.raises(TypeError, match=r"^`integrated_gradients` needs a function that returns a scalar"):
         integrated_gradients(jnp.sin)(jnp.ones(2))

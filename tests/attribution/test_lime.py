@@ -144,7 +144,9 @@ def test_a_ridge_replaces_samples():
 @pytest.mark.core
 @pytest.mark.parametrize("num_samples", [5, 3])
 def test_too_few_masks_are_refused(num_samples):
-    with pytest.raises(ValueError, match=f"cannot determine 5 coefficients .* from num_samples={num_samples}: take more"):
+    with pytest.raises(
+        ValueError, match=f"cannot determine 5 coefficients .* from num_samples={num_samples}: take more"
+    ):
         lime(f, num_samples=num_samples)(jax.random.key(0), jnp.asarray(X, float))
 
 
@@ -191,7 +193,7 @@ def test_options_are_refused(options, message):
 
 @pytest.mark.core
 def test_inputs_are_refused_by_name():
-    with pytest.raises(TypeError, match="^`lime` needs floating-point arrays"):
+    with pytest.raises(TypeError, match=r"^`lime` needs floating-point arrays"):
         lime(jnp.sum)(jax.random.key(0), jnp.arange(3))
     with pytest.raises(TypeError, match="needs a function that returns a scalar"):
         lime(jnp.sin)(jax.random.key(0), jnp.ones(3))

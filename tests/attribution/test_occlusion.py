@@ -176,7 +176,7 @@ def test_sizes_are_one_per_axis(name):
 def test_inputs_are_refused_by_name():
     with pytest.raises(ValueError, match=r"`baseline` of shape \(2,\) does not broadcast to the input of shape \(3,\)"):
         occlusion(jnp.sum)(jnp.ones(3), baseline=jnp.ones(2))
-    with pytest.raises(TypeError, match="^`occlusion` needs floating-point arrays"):
+    with pytest.raises(TypeError, match=r"^`occlusion` needs floating-point arrays"):
         occlusion(jnp.sum)(jnp.arange(3))
-    with pytest.raises(TypeError, match="^`occlusion` needs a function that returns a scalar"):
+    with pytest.raises(TypeError, match=r"^`occlusion` needs a function that returns a scalar"):
         occlusion(jnp.sin)(jnp.ones(3))

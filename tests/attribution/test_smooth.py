@@ -149,7 +149,7 @@ def test_what_is_refused(method):
         method(f, num_samples=0)
     with pytest.raises(ValueError, match="`chunk_size` must be at least 1; got 0"):
         method(f, chunk_size=0)
-    with pytest.raises(ValueError, match="`stddev` must be finite and >= 0; got -0.1"):
+    with pytest.raises(ValueError, match=r"`stddev` must be finite and >= 0; got -0.1"):
         method(f)(jax.random.key(0), X, stddev=-0.1)
     with pytest.raises(ValueError, match=r"`stddev` of shape \(3,\) does not broadcast to the input\['u'\]"):
         method(f)(jax.random.key(0), X, stddev=jnp.ones(3))

@@ -109,7 +109,9 @@ def test_few_products_give_a_lower_bound_with_an_honest_residual():
     for products in (1, 3):
         got = compiled(tolerance=0.0, num_iterations=products)(1)
         assert np.all(column(got.num_iterations) == products)
-        for value, residual, (_, hessian) in zip(column(got.hessian_norm), column(got.residual), spectra(), strict=True):
+        for value, residual, (_, hessian) in zip(
+            column(got.hessian_norm), column(got.residual), spectra(), strict=True
+        ):
             magnitudes = np.abs(np.linalg.eigvalsh(hessian))
             rounding = 1e-5 * magnitudes.max()
             assert value <= magnitudes.max() + rounding
@@ -226,7 +228,9 @@ def test_the_norm_is_differentiable_in_the_parameters():
                 norm[sign] = np.abs(np.linalg.eigvalsh(exact(moved, points[i])[1])).max()
             expected = (norm[1] - norm[-1]) / 2e-5
             scale = np.linalg.norm(column(got[name][k])) * np.linalg.norm(direction)
-            assert np.sum(column(got[name][k]) * direction) == pytest.approx(expected, abs=1e-6 * scale if X64 else 2e-3 * scale)
+            assert np.sum(column(got[name][k]) * direction) == pytest.approx(
+                expected, abs=1e-6 * scale if X64 else 2e-3 * scale
+            )
 
 
 W = np.array([[0.5, -1.0, 0.25], [-0.5, 2.0, 1.0], [1.0, 0.5, -1.5]])
