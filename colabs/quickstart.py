@@ -14,9 +14,9 @@
 # %% [markdown]
 # # jaxinterp in ten minutes
 #
-# What does a network attend to at a point, how linear is it there, how curved can it be, how likely does its
-# answer survive noise? Each question is a function
-# transformation: a function goes in, a function of the same arguments comes out.
+# What does a network attend to at a point, how linear is it there, how curved can it be, how likely does its answer
+# survive noise? Each question is a function transformation: a function goes in, a function of the same arguments comes
+# out.
 
 # %% [markdown]
 # On Colab, clone the repository first and run `%pip install --quiet -e .` in its folder: its requirements are met by

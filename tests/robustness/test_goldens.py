@@ -1,0 +1,102 @@
+"""The ResNet-20 on 8 images near the boundary: the code of the authors in float64, and 10 000 samples of torch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxinterp import models, robustness
+
+X64 = jax.config.jax_enable_x64
+DTYPE = jnp.float64 if X64 else jnp.float32
+MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+LEVELS = {"s005": 0.05, "s01": 0.1}
+
+pytestmark = pytest.mark.numerics
+
+
+@pytest.fixture(scope="module")
+def arrays(golden):
+    return golden("p_robust")
+
+
+@pytest.fixture(scope="module")
+def logits(shared):
+    """The network as a function of one image with values in [0, 1]."""
+    with np.load(shared / "data" / "cifar10_resnet20_torch_state.npz") as weights:
+        network = models.as_function(models.resnet_from_torch(weights))
+    params, state = jax.tree.map(lambda a: a.astype(DTYPE), (network.params, network.state))
+
+    def apply(x):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # flax broadcasts
+            return network.apply(params, state, (x - jnp.asarray(MEAN, x.dtype)) / jnp.asarray(STD, x.dtype))
+
+    return apply
+
+
+@pytest.fixture(scope="module")
+def linearised(logits, arrays):
+    """For a level of noise the estimate of each image, then what its normal CDF is given: z and the cosines."""
+    pack = lambda z, r: jnp.concatenate([robustness.multivariate_sigmoid(z)[None], z, r.reshape(-1)])  # noqa: E731
+    split = lambda p: (p[0], p[1:10], p[10:].reshape(9, 9))  # noqa: E731
+    one = jax.jit(robustness.taylor(logits, cdf=pack))
+
+    @functools.cache
+    def at(level):
+        images = jnp.asarray(arrays["x_pixel"], DTYPE)
+        packed = [np.asarray(one(x, stddev=LEVELS[level]).probability, np.float64) for x in images]
+        return tuple(np.stack(part) for part in zip(*map(split, packed), strict=True))
+
+    return at
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_taylor_with_the_multivariate_sigmoid(level, linearised, arrays):
+    """The golden arrays are of float64; what torch and we lose in float32 is 2e-6."""
+    got, _, _ = linearised(level)
+    np.testing.assert_allclose(got, arrays[f"{level}_p_taylor_mvs"], rtol=1e-9 if X64 else 1e-5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_the_normal_cdf_is_given(level, linearised, arrays):
+    """The authors add 1e-5 to the diagonal of the cosines."""
+    _, z, cosines = linearised(level)
+    wanted = arrays[f"{level}_taylor_z"]
+    np.testing.assert_allclose(z, wanted, rtol=0, atol=(1e-9 if X64 else 1e-5) * wanted.max())
+    wanted = arrays[f"{level}_taylor_cov"] - 1e-5 * np.eye(9)
+    np.testing.assert_allclose(cosines, wanted, rtol=0, atol=1e-9 if X64 else 1e-5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_taylor_with_the_normal_cdf_of_scipy(level, linearised, arrays):
+    _, z, cosines = linearised(level)
+    cdf = functools.partial(scipy.stats.multivariate_normal.cdf, abseps=1e-6, releps=1e-6, maxpts=10**5)
+    got = [cdf(a, np.zeros(9), c + 1e-5 * np.eye(9)) for a, c in zip(z, cosines, strict=True)]
+    np.testing.assert_allclose(got, arrays[f"{level}_p_taylor_tight"], rtol=0, atol=1e-4)
+
+
+def test_softmax(logits, arrays):
+    one = jax.jit(robustness.softmax(logits))
+    got = [one(jnp.asarray(x, DTYPE), temperature=1.0).probability for x in arrays["x_pixel"]]
+    np.testing.assert_allclose(got, arrays["p_softmax"], rtol=1e-9 if X64 else 1e-5)
+
+
+SAMPLES = 64 if X64 else 256
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_monte_carlo(level, logits, arrays):
+    """4 pooled standard errors of 16 frequencies fail for one key in 1000. An image that never survives is kept, too."""
+    run = jax.jit(robustness.monte_carlo(logits, num_samples=SAMPLES, chunk_size=64))
+    wanted = arrays[f"{level}_p_mc"]
+    for i in np.flatnonzero((wanted > 1e-3) | (arrays["index"] == arrays["index"][2])):
+        estimate = run(jax.random.key(i), jnp.asarray(arrays["x_pixel"][i], DTYPE), stddev=LEVELS[level])
+        p = float(estimate.probability)
+        pooled = (SAMPLES * p + 10_000 * wanted[i]) / (SAMPLES + 10_000)
+        stderr = (pooled * (1 - pooled) * (1 / SAMPLES + 1 / 10_000)) ** 0.5
+        assert abs(p - wanted[i]) <= 4 * stderr
+        assert float(estimate.stderr) == pytest.approx((p * (1 - p) / SAMPLES) ** 0.5, rel=1e-4)
+        assert int(estimate.num_samples) == SAMPLES
