@@ -65,7 +65,7 @@ def measure(name, batch):
     print(
         f"{name:<14} batch {batch:<3} {STEPS} gradients {best['gradients'] * 1e3:7.1f} ms   ratio: {listed}", flush=True
     )
-    return ratios["chunk 4"]
+    return ratios["chunk 1"]
 
 
 def memory():
@@ -86,9 +86,9 @@ def memory():
 
 def main():
     heading(__doc__.splitlines()[0])
-    ratios = [measure(name, batch) for name in CASES for batch in (1, 16)]
+    ratios = [measure(name, batch) for name in CASES for batch in (1, 4, 16)]
     growth = memory()
-    print(f"\nlargest ratio at the default chunk_size=4: {max(ratios):.2f} (claim: at most {ALLOWED})")
+    print(f"\nlargest ratio at the default chunk_size=1: {max(ratios):.2f} (claim: at most {ALLOWED})")
     print(f"memory of 256 steps over 16 steps: {growth:.2f}")
     if max(ratios) > ALLOWED or growth > 1.3 or not np.isfinite(max(ratios)):
         raise SystemExit("the claim does not hold here")

@@ -16,7 +16,7 @@ def integrated_gradients(
     *,
     num_steps: int = 64,
     quadrature: QuadratureRule = gauss_legendre,
-    chunk_size: int | None = 4,
+    chunk_size: int | None = 1,
 ) -> Callable[..., PyTree]:
     r"""Integrated gradients: returns `(*args, baseline=0)` -> the gradient averaged along a path, times its length.
 
@@ -32,7 +32,8 @@ def integrated_gradients(
       argnums: the explained argument, or several (then the path moves them together and the result is a tuple).
       num_steps: number of gradients along the path.
       quadrature: the rule that places them: `derivatives.gauss_legendre`, `midpoint` or `trapezoid`.
-      chunk_size: gradients computed together; memory grows with it, the result does not depend on it. `None` takes all.
+      chunk_size: gradients computed together; memory grows with it, the result does not depend on it.
+        Raise it for few examples on an accelerator; `None` takes all.
 
     Returns:
       A function of f's arguments and of the keyword `baseline` (b, a pytree prefix of x; zeros by default). The map is

@@ -19,7 +19,7 @@ def _noisy_gradient(method: str, f: ScalarFn, argnums: int | tuple[int, ...]) ->
 
 
 def smooth_grad(
-    f: ScalarFn, argnums: int | tuple[int, ...] = 0, *, num_samples: int = 64, chunk_size: int | None = 4
+    f: ScalarFn, argnums: int | tuple[int, ...] = 0, *, num_samples: int = 64, chunk_size: int | None = 1
 ) -> Callable[..., PyTree]:
     r"""SmoothGrad: returns `(key, *args, stddev)` -> the mean gradient under noise.
 
@@ -33,7 +33,8 @@ def smooth_grad(
       f: a scalar function.
       argnums: the explained argument, or several (noise is added to each, and the result is a tuple).
       num_samples: n.
-      chunk_size: gradients computed together; memory grows with it, the samples do not depend on it. `None` takes all.
+      chunk_size: gradients computed together; memory grows with it, the samples do not depend on it.
+        Raise it for few examples on an accelerator; `None` takes all.
 
     Returns:
       A function of a key, f's arguments and the keyword `stddev` (σ >= 0 in the units of x, a scalar or a pytree
@@ -54,7 +55,7 @@ def smooth_grad(
 
 
 def var_grad(
-    f: ScalarFn, argnums: int | tuple[int, ...] = 0, *, num_samples: int = 64, chunk_size: int | None = 4
+    f: ScalarFn, argnums: int | tuple[int, ...] = 0, *, num_samples: int = 64, chunk_size: int | None = 1
 ) -> Callable[..., PyTree]:
     r"""VarGrad: returns `(key, *args, stddev)` -> the variance of the gradient under noise, entry by entry.
 
@@ -68,7 +69,8 @@ def var_grad(
       f: a scalar function.
       argnums: the explained argument, or several (noise is added to each, and the result is a tuple).
       num_samples: n >= 2.
-      chunk_size: gradients computed together; memory grows with it, the samples do not depend on it. `None` takes all.
+      chunk_size: gradients computed together; memory grows with it, the samples do not depend on it.
+        Raise it for few examples on an accelerator; `None` takes all.
 
     Returns:
       A function of a key, f's arguments and the keyword `stddev`, as for `smooth_grad`; the map is like the

@@ -55,9 +55,9 @@ def linearised(logits, arrays):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_taylor_with_the_multivariate_sigmoid(level, linearised, arrays):
-    """The golden arrays are of float64; what torch and we lose in float32 is 2e-6."""
+    """The golden arrays are of float64; we lose 6e-7 of it in float32."""
     got, _, _ = linearised(level)
-    np.testing.assert_allclose(got, arrays[f"{level}_p_taylor_mvs"], rtol=1e-9 if X64 else 1e-5)
+    np.testing.assert_allclose(got, arrays[f"{level}_p_taylor_mvs"], rtol=1e-12 if X64 else 1e-5)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -65,9 +65,9 @@ def test_what_the_normal_cdf_is_given(level, linearised, arrays):
     """The authors add 1e-5 to the diagonal of the cosines."""
     _, z, cosines = linearised(level)
     wanted = arrays[f"{level}_taylor_z"]
-    np.testing.assert_allclose(z, wanted, rtol=0, atol=(1e-9 if X64 else 1e-5) * wanted.max())
+    np.testing.assert_allclose(z, wanted, rtol=0, atol=(1e-12 if X64 else 1e-5) * wanted.max())
     wanted = arrays[f"{level}_taylor_cov"] - 1e-5 * np.eye(9)
-    np.testing.assert_allclose(cosines, wanted, rtol=0, atol=1e-9 if X64 else 1e-5)
+    np.testing.assert_allclose(cosines, wanted, rtol=0, atol=1e-12 if X64 else 1e-5)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -75,13 +75,13 @@ def test_taylor_with_the_normal_cdf_of_scipy(level, linearised, arrays):
     _, z, cosines = linearised(level)
     cdf = functools.partial(scipy.stats.multivariate_normal.cdf, abseps=1e-6, releps=1e-6, maxpts=10**5)
     got = [cdf(a, np.zeros(9), c + 1e-5 * np.eye(9)) for a, c in zip(z, cosines, strict=True)]
-    np.testing.assert_allclose(got, arrays[f"{level}_p_taylor_tight"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(got, arrays[f"{level}_p_taylor_tight"], rtol=0, atol=3e-5)
 
 
 def test_softmax(logits, arrays):
     one = jax.jit(robustness.softmax(logits))
     got = [one(jnp.asarray(x, DTYPE), temperature=1.0).probability for x in arrays["x_pixel"]]
-    np.testing.assert_allclose(got, arrays["p_softmax"], rtol=1e-9 if X64 else 1e-5)
+    np.testing.assert_allclose(got, arrays["p_softmax"], rtol=1e-12 if X64 else 1e-5)
 
 
 SAMPLES = 64 if X64 else 256
@@ -89,7 +89,7 @@ SAMPLES = 64 if X64 else 256
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_monte_carlo(level, logits, arrays):
-    """4 pooled standard errors of 16 frequencies fail for one key in 1000. An image that never survives is kept, too."""
+    """4 pooled standard errors of 16 frequencies fail for one key in 1000. One image never survives."""
     run = jax.jit(robustness.monte_carlo(logits, num_samples=SAMPLES, chunk_size=64))
     wanted = arrays[f"{level}_p_mc"]
     for i in np.flatnonzero((wanted > 1e-3) | (arrays["index"] == arrays["index"][2])):
