@@ -36,12 +36,17 @@ def optional_chunk_size(value: Any) -> int | None:
 
 
 def non_negative(name: str, value: PyTree) -> PyTree:
-    """Returns `value` if its concrete entries are finite and >= 0; `ValueError` otherwise."""
-    for leaf in jax.tree.leaves(value):
-        known = concrete(leaf)
-        if known is not None and not np.all((known >= 0) & np.isfinite(known)):
+    """Returns `value` if its entries are finite and >= 0; otherwise `ValueError`, or NaN for entries being traced."""
+
+    def leaf(entries: Any) -> Any:
+        known = concrete(entries)
+        if known is None:
+            return jnp.where((entries >= 0) & jnp.isfinite(entries), entries, jnp.full_like(entries, jnp.nan, float))
+        if not np.all((known >= 0) & np.isfinite(known)):
             raise ValueError(f"`{name}` must be finite and >= 0; got {np.array2string(known, threshold=6)}.")
-    return value
+        return entries
+
+    return jax.tree.map(leaf, value)
 
 
 def key(method: str, value: Any) -> Key:

@@ -164,7 +164,12 @@ def rademacher_like(key: Key, like: PyTree) -> PyTree:
 
 
 def bernoulli_like(key: Key, like: PyTree, probability: PyTree) -> PyTree:
-    """Returns independent 0/1 draws, 1 with `probability` (a prefix of `like`), like `like` in structure and dtypes."""
-    uniform = _random_like(lambda k, shape: jax.random.uniform(k, shape, jnp.float32), key, like)
-    threshold = broadcast_prefix("probability", probability, like)
-    return jax.tree.map(lambda u, p: (u < p).astype(u.dtype), uniform, threshold)
+    """Returns independent 0/1 draws, 1 with `probability` (a prefix of `like`), like `like` in structure and dtypes.
+
+    Where the probability is NaN, so is the draw.
+    """
+    wide = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), like)
+    uniform = _random_like(lambda k, shape: jax.random.uniform(k, shape, jnp.float32), key, wide)
+    threshold = broadcast_prefix("probability", probability, wide)
+    drawn = jax.tree.map(lambda u, p: jnp.where(jnp.isnan(p), p, (u < p).astype(p.dtype)), uniform, threshold)
+    return cast_like(drawn, like)

@@ -66,7 +66,9 @@ def test_chunk_sizes():
 
 @pytest.mark.parametrize("value", [0.0, 3, {"a": jnp.zeros(2), "b": 1.0}, np.ones(3)])
 def test_non_negative_values_pass(value):
-    assert checks.non_negative("stddev", value) is value
+    got = checks.non_negative("stddev", value)
+    assert jax.tree.structure(got) == jax.tree.structure(value)
+    assert all(a is b for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(value), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -84,8 +86,10 @@ def test_negative_and_not_finite_values_are_refused(value, shown):
         checks.non_negative("stddev", value)
 
 
-def test_unknown_values_pass_for_non_negative():
-    assert jax.jit(lambda s: checks.non_negative("stddev", s))(-1.0) == -1.0
+def test_unknown_values_become_nan_where_they_are_refused():
+    values = jax.jit(lambda s: checks.non_negative("stddev", s))(jnp.array([0.0, 2.0, -1.0, jnp.inf, jnp.nan]))
+    np.testing.assert_array_equal(values, [0, 2, np.nan, np.nan, np.nan])
+    assert jax.jit(lambda s: checks.non_negative("stddev", s))(3).tolist() == 3.0
     with pytest.raises(ValueError, match="`stddev`"):  # a known leaf beside an unknown one is still checked
         jax.jit(lambda s: checks.non_negative("stddev", (s, -1.0)))(1.0)
 

@@ -43,7 +43,9 @@ def completeness_gap(f: ScalarFn, argnums: int | tuple[int, ...] = 0) -> Callabl
 
     def gap(attribution: PyTree, *args: PyTree, baseline: PyTree = 0.0) -> Completeness:
         g, x = restrict_scalar("completeness_gap", f, argnums, args)
-        checks.same_structure("completeness_gap", "attribution", attribution, x)
+        attribution = jax.tree.map(
+            jnp.asarray, checks.same_structure("completeness_gap", "attribution", attribution, x)
+        )
         change = g(x) - g(tree.broadcast_prefix("baseline", baseline, x))
         total = tree.vdot(attribution, tree.ones_like(attribution))
         magnitude = tree.vdot(jax.tree.map(jnp.abs, attribution), tree.ones_like(attribution))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from jaxinterp import local
 from jaxinterp.derivatives import expectation, restrict_scalar
@@ -15,7 +16,8 @@ def local_r_squared(
     r"""Fidelity: returns `(key, model, *args, stddev)` -> R² of the model over a Gaussian neighbourhood.
 
     :math:`R^2 = 1 - \mathbb E(f(x') - g(x'))^2 / \operatorname{Var} f(x')` for :math:`x' = x + \sigma\varepsilon`:
-    1 for a perfect model, 0 for one as good as the mean of f, below 0 for a worse one. NaN where f is constant.
+    1 for a perfect model, 0 for one as good as the mean of f, below 0 for a worse one. NaN where f is constant
+    up to rounding.
 
     Args:
       f: a scalar function.
@@ -31,15 +33,17 @@ def local_r_squared(
 
     def r_squared(key: Key, model: local.LinearModel, *args: PyTree, stddev: PyTree) -> Array:
         g, x = restrict_scalar("local_r_squared", f, argnums, args)
+
         centre = jax.lax.stop_gradient(g(x))
 
-        def moments(k: Key) -> tuple[Array, Array, Array]:
+        def squared_error_and_change(k: Key) -> tuple[Array, Array]:
             point = local.gaussian(k, x, stddev=stddev).point
             value = g(point)
-            shifted = value - centre  # keeps the variance from drowning in a large mean
-            return (value - model(point)) ** 2, shifted, shifted**2
+            return (value - model(point)) ** 2, value - centre
 
-        error, first, second = expectation(moments, num_samples, chunk_size=chunk_size)(key).mean
-        return 1 - error / (second - first**2)
+        estimate = expectation(squared_error_and_change, num_samples, chunk_size=chunk_size)(key)
+        error, variance = estimate.mean[0], estimate.stderr[1] ** 2 * (num_samples - 1)
+        rounding = (4 * jnp.finfo(centre.dtype).eps * centre) ** 2
+        return jnp.where(variance <= rounding, jnp.full_like(error, jnp.nan), 1 - error / variance)
 
     return r_squared

@@ -74,7 +74,7 @@ def curvature(
 
     :math:`C_f(x) = \|\nabla^2 f(x)\|_2 / (\|\nabla f(x)\|_2 + \epsilon)`.
     1/C is the distance over which the gradient changes by about its own size, so a local linear explanation holds well
-    within it. The number does not change when f is scaled.
+    within it. Up to ε it does not change when f is scaled.
 
     Args:
       f: a scalar function.
@@ -88,6 +88,7 @@ def curvature(
 
     Raises:
       TypeError: at the call, if f is not scalar, the input not floating-point or the key not a typed key.
+      ValueError: if ε or the tolerance is negative, or `num_iterations` not positive.
 
     Source: Srinivas, Matoba, Lakkaraju & Fleuret (2022).
 
@@ -95,6 +96,7 @@ def curvature(
     >>> round(float(result.hessian_norm), 4), round(float(result.normalised), 4)
     (4.0, 1.3333)
     """
+    checks.non_negative("epsilon", epsilon)
 
     def at(key: Key, *args: PyTree) -> Curvature:
         gradient, norm = _largest(f, argnums, num_iterations, tolerance, key, args)

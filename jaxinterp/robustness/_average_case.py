@@ -36,7 +36,7 @@ def monte_carlo(
 
     Unbiased, with standard error :math:`\sqrt{p(1 - p)/n}`. That estimate is 0 when all or none of n samples agree;
     the probability is then above :math:`0.05^{1/n}` (or below one minus it) with 95 % confidence, about 1 - 3/n.
-    Not differentiable. A prediction that is NaN counts as changed.
+    Not differentiable. A noisy prediction that is NaN counts as changed; where the clean one is NaN, so is p.
 
     Args:
       f: `(*args) -> [classes]`.
@@ -67,14 +67,17 @@ def monte_carlo(
         g, x = _classifier("monte_carlo", f, argnums, args)
         clean = g(x)
         predicted = jnp.argmax(clean)
+        sigma = checks.non_negative("stddev", stddev)
 
         def survives(k: Key) -> Array:
-            scores = g(local.gaussian(k, x, stddev=stddev).point)
-            same = (jnp.argmax(scores) == predicted) & tree.all_finite((scores, clean))
+            scores = g(local.gaussian(k, x, stddev=sigma).point)
+            same = (jnp.argmax(scores) == predicted) & ~jnp.any(jnp.isnan(scores))
             return same.astype(tree.accumulator(scores.dtype))
 
-        mean = expectation(survives, n, chunk_size=chunk_size)(checks.key("monte_carlo", key)).mean
-        return Robustness(mean, jnp.sqrt(mean * (1 - mean) / n), jnp.asarray(n, jnp.int32))
+        p = expectation(survives, n, chunk_size=chunk_size)(checks.key("monte_carlo", key)).mean
+        known = ~jnp.any(jnp.isnan(clean)) & tree.all_finite(sigma)
+        p = jnp.where(known, p, jnp.full_like(p, jnp.nan))
+        return Robustness(p, jnp.sqrt(p * (1 - p) / n), jnp.asarray(n, jnp.int32))
 
     return probability
 
@@ -82,9 +85,9 @@ def monte_carlo(
 def multivariate_sigmoid(z: Array, correlation: Array | None = None) -> Array:
     r"""The multivariate sigmoid :math:`1/(1 + \sum_i e^{-z_i})`, a cheap stand-in for the normal CDF :math:`\Phi_R(z)`.
 
-    It ignores the correlation, and is not a rescaled normal CDF either: in one dimension it is the logistic
-      function, up to
-    0.117 away from Φ. With :math:`z_i = (f_t - f_i)/T` it is the softmax probability of class t at temperature T.
+    It ignores the correlation, and is not a rescaled normal CDF either: in one dimension it is the logistic function,
+    up to 0.117 away from Φ. With :math:`z_i = (f_t - f_i)/T` it is the softmax probability of class t at temperature
+    T.
 
     Args:
       z: standardised margins, [k].
@@ -119,7 +122,7 @@ def taylor(
 
     Raises:
       TypeError: at the call, if f does not return class scores or the input is not floating-point.
-      ValueError: if σ is negative.
+      ValueError: if σ is negative or not one number.
 
     Source: Han, Srinivas & Lakkaraju (2024).
 
@@ -130,17 +133,17 @@ def taylor(
 
     def probability(*args: PyTree, stddev: Array | float) -> Robustness:
         g, x = _classifier("taylor", f, argnums, args)
-        sigma = checks.non_negative("stddev", stddev)
+        sigma = _one_number("taylor", "stddev", stddev)
         scores, pull_back = jax.vjp(g, x)
         (gradients,) = jax.vmap(pull_back)(jnp.eye(scores.shape[0], dtype=scores.dtype))
         predicted = jnp.argmax(scores)
-        margins = _margins(scores, predicted)
+        margins = _margins(scores, predicted).astype(tree.accumulator(scores.dtype))
         slopes = [_margins(leaf, predicted) for leaf in jax.tree.leaves(gradients)]
         flat = jnp.concatenate([leaf.reshape(len(margins), -1).astype(margins.dtype) for leaf in slopes], axis=1)
         norms = jax.vmap(tree.norm)(flat)
-        scaled = margins / (jnp.asarray(sigma).astype(margins.dtype) * norms)
-        unit = flat / jnp.where(norms == 0, 1.0, norms)[:, None]
-        p = cdf(scaled, jnp.dot(unit, unit.T, precision="highest"))
+        norms = norms.astype(margins.dtype)
+        unit = flat / jnp.where(norms == 0, jnp.ones_like(norms), norms)[:, None]
+        p = cdf(_ratio(margins, sigma.astype(margins.dtype) * norms), jnp.dot(unit, unit.T, precision="highest"))
         return Robustness(p, jnp.zeros_like(p), jnp.zeros((), jnp.int32))
 
     return probability
@@ -162,7 +165,7 @@ def softmax(f: LogitsFn) -> Callable[..., Robustness]:
 
     Raises:
       TypeError: at the call, if f does not return class scores.
-      ValueError: if T is negative.
+      ValueError: if T is negative or not one number.
 
     Source: Han, Srinivas & Lakkaraju (2024).
 
@@ -171,9 +174,9 @@ def softmax(f: LogitsFn) -> Callable[..., Robustness]:
     """
 
     def probability(*args: PyTree, temperature: Array | float) -> Robustness:
-        checks.non_negative("temperature", temperature)
+        t = _one_number("softmax", "temperature", temperature)
         scores = checks.logits("softmax", f(*args))
-        p = multivariate_sigmoid(_margins(scores, jnp.argmax(scores)) / jnp.asarray(temperature).astype(scores.dtype))
+        p = multivariate_sigmoid(_ratio(_margins(scores, jnp.argmax(scores)), t.astype(scores.dtype)))
         return Robustness(p, jnp.zeros_like(p), jnp.zeros((), jnp.int32))
 
     return probability
@@ -186,7 +189,20 @@ def _classifier(
     return lambda point: checks.logits(method, g(point)), x
 
 
+def _one_number(method: str, name: str, value: Array | float) -> Array:
+    if jnp.shape(value) != ():
+        raise ValueError(f"`{name}` of `{method}` must be one number; got an array of shape {jnp.shape(value)}.")
+    return jnp.asarray(checks.non_negative(name, value))
+
+
+def _ratio(margins: Array, scale: Array) -> Array:
+    """Returns margins / scale; where the scale is 0 a constant, infinite with the sign of the margin (0/0 is NaN)."""
+    is_zero = scale == 0
+    limit = jax.lax.stop_gradient(margins * jnp.inf)
+    return jnp.where(is_zero, limit, margins / jnp.where(is_zero, jnp.ones_like(scale), scale))
+
+
 def _margins(scores: Array, predicted: Array) -> Array:
     """The lead of the predicted class over each other class, in the order of the classes, along the first axis."""
     others = jnp.arange(scores.shape[0] - 1)
-    return scores[predicted][None] - scores[others + (others >= predicted)]
+    return scores[predicted][None] - scores[others + (others >= predicted).astype(others.dtype)]

@@ -4,8 +4,7 @@ Gates live in a tree of their own, in the structure of the parameters with `None
 *mask* is a tree of the same structure with entries 0 and 1, sampled from the gates or thresholded.
 
 Sources: Srinivas, Subramanya & Babu (2017, Training Sparse Neural Networks) for gates of single weights; Srinivas &
-  Babu (2016,
-Learning Neural Network Architectures using Backpropagation) for gates of units.
+Babu (2016, Learning Neural Network Architectures using Backpropagation) for gates of units.
 """
 
 import dataclasses
@@ -36,9 +35,14 @@ def per_weight(shape: tuple[int, ...]) -> tuple[int, ...]:
 def per_output_unit(shape: tuple[int, ...]) -> tuple[int, ...]:
     """One gate for each output unit: a column of a dense kernel, a feature map of a convolution (the last axis).
 
+    Raises:
+      ValueError: for a parameter without axes.
+
     >>> per_output_unit((3, 3, 8, 16))
     (1, 1, 1, 16)
     """
+    if not shape:
+        raise ValueError("`per_output_unit` needs a parameter with an axis of outputs; got a scalar.")
     return (*(1,) * (len(shape) - 1), shape[-1])
 
 
@@ -81,6 +85,7 @@ def attach(
       initial: in [0, 1].
 
     Raises:
+      TypeError: if a selected parameter is not floating-point.
       ValueError: if `initial` is outside [0, 1] or nothing is selected.
 
     >>> gates = attach({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, granularity=per_output_unit)
@@ -94,7 +99,14 @@ def attach(
     def gate(path: tuple, value: Array) -> Array | None:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         paths.append(name)
-        return jnp.full(granularity(value.shape), initial, value.dtype) if predicate(name, value) else None
+        if not predicate(name, value):
+            return None
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(
+                f"`attach` cannot gate `{name}` of dtype {value.dtype}: gates are floating-point numbers of the dtype "
+                "of their parameter. Exclude it by the predicate."
+            )
+        return jnp.full(granularity(value.shape), initial, value.dtype)
 
     gates = jax.tree_util.tree_map_with_path(gate, params)
     if not jax.tree.leaves(gates):
@@ -123,6 +135,8 @@ def _straight_through_jvp(primals: tuple[Array, Array], tangents: tuple[Array, A
 def sample(key: Key, gates: PyTree) -> PyTree:
     """Returns a mask of independent draws, 1 with the probability of the gate, with straight-through gradients.
 
+    A gate that is NaN gives NaN, here and in `threshold`.
+
     >>> sample(jax.random.key(0), {"kernel": jnp.array([0.0, 1.0])})["kernel"].tolist()
     [0.0, 1.0]
     """
@@ -136,7 +150,8 @@ def threshold(gates: PyTree) -> PyTree:
     >>> threshold({"kernel": jnp.array([0.49, 0.5, 0.51])})["kernel"].tolist()
     [0.0, 0.0, 1.0]
     """
-    return jax.tree.map(lambda g: straight_through((g > 0.5).astype(g.dtype), g), gates)
+    hard = jax.tree.map(lambda g: jnp.where(jnp.isnan(g), g, (g > 0.5).astype(g.dtype)), gates)
+    return jax.tree.map(straight_through, hard, gates)
 
 
 def apply(params: PyTree, mask: PyTree) -> PyTree:
@@ -195,22 +210,26 @@ class Count:
 
     @property
     def sparsity(self) -> float:
-        """The fraction of gated parameters that is removed."""
-        return 1 - self.kept / self.gated
+        """The fraction of gated parameters that is removed; 0 if there are none."""
+        return 1 - self.kept / self.gated if self.gated else 0.0
 
 
 def count_by_parameter(params: PyTree, mask: PyTree) -> dict[str, Count]:
     """Counts what a mask leaves of each gated parameter, by its path.
 
+    Raises:
+      ValueError: if the mask does not have the structure of the parameters, or does not broadcast to them.
+
     >>> params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     >>> count_by_parameter(params, {"kernel": jnp.array([[1.0, 0.0, 0.0]]), "bias": None})
     {'kernel': Count(kept=2, gated=6, total=6)}
     """
-    masks = jax.tree.leaves(mask, is_leaf=lambda m: m is None)
+    is_none = lambda leaf: leaf is None  # noqa: E731
+    masks = jax.tree.leaves(mask, is_leaf=is_none)
     counts = {}
-    for (path, p), m in zip(jax.tree_util.tree_leaves_with_path(params), masks, strict=True):
+    for (path, p), m in zip(jax.tree_util.tree_leaves_with_path(params, is_leaf=is_none), masks, strict=True):
         if m is not None:
-            kept = int(jnp.sum(m != 0)) * (p.size // m.size)
+            kept = int(jnp.sum(jnp.broadcast_to(m, p.shape) != 0))
             counts[jax.tree_util.keystr(path, simple=True, separator="/")] = Count(kept, p.size, p.size)
     return counts
 
