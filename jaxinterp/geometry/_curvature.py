@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxinterp import derivatives, tree
+from jaxinterp import checks, derivatives, tree
 from jaxinterp.derivatives import Spectral
 from jaxinterp.typing import Array, Key, PyTree, ScalarFn
 
