@@ -41,7 +41,8 @@ def non_negative(name: str, value: PyTree) -> PyTree:
     def leaf(entries: Any) -> Any:
         known = concrete(entries)
         if known is None:
-            return jnp.where((entries >= 0) & jnp.isfinite(entries), entries, jnp.full_like(entries, jnp.nan, float))
+            numbers = entries if jnp.issubdtype(entries.dtype, jnp.floating) else entries.astype(float)
+            return jnp.where((numbers >= 0) & jnp.isfinite(numbers), numbers, jnp.full_like(numbers, jnp.nan))
         if not np.all((known >= 0) & np.isfinite(known)):
             raise ValueError(f"`{name}` must be finite and >= 0; got {np.array2string(known, threshold=6)}.")
         return entries
@@ -79,9 +80,9 @@ def floating(method: str, tree: PyTree) -> PyTree:
             )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
-                f"`{method}` needs floating-point arrays, but {where} has dtype {dtype}. There is no gradient with "
-                "respect to such values: convert them if they are quantities (`x.astype(jnp.float32)`), or explain "
-                "the embedding they are looked up in."
+                f"`{method}` needs floating-point arrays, but {where} has dtype {dtype}. Such values can be "
+                "neither differentiated nor perturbed: convert them if they are quantities (`x.astype(jnp.float32)`), "
+                "or explain the embedding they are looked up in."
             )
     return tree
 
@@ -114,15 +115,16 @@ def logits(method: str, value: Any) -> Array:
 
 
 def argnums(method: str, value: Any, num_args: int) -> tuple[int, ...]:
-    """Returns the explained positions as a tuple; errors if there is no such argument."""
+    """Returns the explained positions as a tuple, negative ones counted from the end; errors if there is no such."""
     positions = value if isinstance(value, tuple) else (value,)
     for position in positions:
         if isinstance(position, bool) or not isinstance(position, int):
             raise TypeError(f"`argnums` of `{method}` must be an integer or a tuple of integers; got {value!r}.")
-        if not 0 <= position < num_args:
+        if not -num_args <= position < num_args:
             raise ValueError(
                 f"`{method}` was built with argnums={value!r}, but the function was called with {num_args} argument(s)."
             )
+    positions = tuple(position % num_args for position in positions)
     if len(set(positions)) != len(positions) or not positions:
         raise ValueError(f"`argnums` of `{method}` must name at least one argument, each once; got {value!r}.")
     return positions

@@ -25,33 +25,30 @@ def _head(name: str, f: LogitsFn, select: Callable[[Array, Array], Array]) -> Sc
                 f"`{name}(f)` takes the arguments of f and then the label; got {len(args)} argument(s) in all."
             )
         *inputs, label = args
-        label = _integer_label(name, label)
         scores = checks.logits(name, f(*inputs))
-        valid = _valid(name, label, scores.shape[0])
+        _check_label(name, label, scores.shape[0])
+        label = jnp.asarray(label)
+        label = label.astype(jnp.int32) if label.dtype.itemsize < 4 else label  # wide enough for any number of classes
+        valid = (label >= 0) & (label < scores.shape[0])
         # All scores are multiplied, and not the selected one alone, so that every derivative becomes NaN too.
         return select(scores * jnp.where(valid, 1.0, jnp.nan).astype(scores.dtype), label)
+
+    del headed.__wrapped__  # its signature lacks the label
 
     return headed
 
 
-def _integer_label(name: str, label: PyTree) -> Array:
-    """The label, in a type wide enough to be compared with any number of classes."""
+def _check_label(name: str, label: PyTree, num_classes: int) -> None:
     if jnp.shape(label) != () or not jnp.issubdtype(jnp.result_type(label), jnp.integer):
         raise TypeError(
             f"The label of `{name}(f)` must be one integer; got shape {jnp.shape(label)} and dtype "
             f"{jnp.result_type(label)}. Map over a batch of labels with `jax.vmap`; take the argmax of a one-hot row."
         )
-    label = jnp.asarray(label)
-    return label.astype(jnp.int32) if label.dtype.itemsize < 4 else label
-
-
-def _valid(name: str, label: Array, num_classes: int) -> Array:
     known = checks.concrete(label)
     if known is not None and not 0 <= known < num_classes:
         raise ValueError(
             f"The label {int(known)} of `{name}(f)` is not one of the {num_classes} classes 0..{num_classes - 1}."
         )
-    return (label >= 0) & (label < num_classes)
 
 
 def _others(scores: Array, label: Array) -> Array:

@@ -1,7 +1,7 @@
 """The type aliases of the public signatures; shapes stand in the docstrings."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
@@ -22,10 +22,3 @@ LogitsFn = Callable[..., Array]
 
 MatVec = Callable[[PyTree], PyTree]
 """A linear operator on pytrees: takes a vector, returns the operator times the vector."""
-
-
-class Method(Protocol):
-    """A transformation: takes `f`, returns a function of the same arguments."""
-
-    def __call__(self, f: ScalarFn, *, argnums: int | tuple[int, ...] = 0, **static: Any) -> Callable[..., PyTree]:
-        """Bind `f` and the static choices; the arrays come at the call."""

@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 from hypothesis import strategies as st
 
-from jaxinterp import heads
+from jaxinterp import attribution, heads
 
 CLASSES = 4
 TOLERANCE = 1e-12 if jax.config.jax_enable_x64 else 1e-5
@@ -208,3 +208,19 @@ def test_the_scores_must_be_a_vector(name):
 
 def test_a_head_is_named_after_its_function():
     assert heads.logit(model).__name__ == "model"
+
+
+@pytest.mark.core
+def test_the_signature_is_not_that_of_the_function():
+    """`jax.jit(..., static_argnums=1)` looks at it."""
+    score = heads.logit(lambda x: x)
+    assert float(jax.jit(score, static_argnums=1)(jnp.arange(3.0), 2)) == 2
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("label", [4, np.int64(-1)])
+def test_a_known_label_is_checked_inside_a_loop_too(label):
+    """The function is traced there; the label is not."""
+    score = heads.logit(lambda x: jnp.sin(x))
+    with pytest.raises(ValueError, match=r"is not one of the 4 classes"):
+        attribution.integrated_gradients(score)(jnp.zeros(CLASSES), label)

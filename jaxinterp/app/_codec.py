@@ -6,10 +6,6 @@ import json
 import pathlib
 from typing import Any
 
-from jaxinterp.app import _config
-
-_KINDS = {c.__name__: c for c in vars(_config).values() if isinstance(c, type) and c.__module__ == _config.__name__}
-
 
 class ConfigError(ValueError):
     """An experiment that cannot be run as it is written; the message names the field and the remedy."""
@@ -28,26 +24,6 @@ def to_plain(value: Any) -> Any:
 def to_json(value: Any) -> str:
     """The value as indented JSON text."""
     return json.dumps(to_plain(value), indent=2)
-
-
-def from_plain(value: Any) -> Any:
-    """Undoes `to_plain`."""
-    if isinstance(value, list):
-        return tuple(from_plain(item) for item in value)
-    if not isinstance(value, dict):
-        return value
-    kind = _KINDS.get(value.get("kind", ""))
-    if kind is None:
-        raise ConfigError(
-            f"{value.get('kind')!r} is not a part of an experiment; known are {', '.join(sorted(_KINDS))}."
-        )
-    fields = {name: from_plain(item) for name, item in value.items() if name != "kind"}
-    if "path" in fields:
-        fields["path"] = pathlib.Path(fields["path"])
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise ConfigError(f"{kind.__name__}: {error}") from error
 
 
 def digest(*values: Any) -> str:

@@ -64,6 +64,10 @@ class Files:
     split_seed: Seed = 0
     """Decides which training examples are for validation."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.path, str):
+            object.__setattr__(self, "path", pathlib.Path(self.path))
+
     def build(self) -> data.Dataset:
         """Loads the data."""
         readers = {"mnist": data.mnist, "cifar10": data.cifar10, "cifar100": data.cifar100, "npz": data.npz}
@@ -163,13 +167,23 @@ class Gates:
     """Whether a step draws its mask from the gates or takes the most probable one."""
 
     def build(self, params: PyTree) -> PyTree:
-        """Makes the gates for some parameters."""
-        return sparsity.attach(
-            params,
-            predicate=lambda path, value: fnmatch.fnmatchcase(path, self.parameters),
-            granularity=GRANULARITIES[self.granularity],
-            initial=self.initial,
-        )
+        """Makes the gates for some parameters.
+
+        Raises:
+          ValueError: if no parameter matches, or one has no such gates.
+        """
+        try:
+            return sparsity.attach(
+                params,
+                predicate=lambda path, value: fnmatch.fnmatchcase(path, self.parameters),
+                granularity=GRANULARITIES[self.granularity],
+                initial=self.initial,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"parameters {self.parameters!r} with granularity {self.granularity!r}: {error} Choose others by "
+                '`parameters`, such as "blocks_*/conv/kernel".'
+            ) from error
 
     def regulariser(self) -> training.GateRegulariser:
         """What the objective needs to know."""
@@ -232,7 +246,7 @@ class Explain:
     secant_stddev: Positive = 0.2
     """Noise of the neighbourhood of the secant models, in units of the normalised input."""
     secant_samples: Count = 1000
-    """Samples of that neighbourhood."""
+    """Samples of that neighbourhood; at least two for each entry of the input are taken."""
 
 
 @dataclasses.dataclass(frozen=True)

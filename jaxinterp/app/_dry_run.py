@@ -1,5 +1,7 @@
 """What a run would do, found out without doing it."""
 
+import functools
+import os
 import shutil
 
 import jax
@@ -7,17 +9,26 @@ import jax.numpy as jnp
 
 from jaxinterp import data, training, tree
 from jaxinterp.app import _codec
+from jaxinterp.app import _explain as explain
+from jaxinterp.app import _measure as measure
+from jaxinterp.app._examples import PerExample
 from jaxinterp.app._run import Run
+from jaxinterp.app._stages import require_possible
 from jaxinterp.app._workdir import WorkdirError
 
 
-def dry_run(run: Run) -> str:
+def dry_run(run: Run, stages: tuple[str, ...]) -> str:
     """Checks experiment, data, shapes, work directory and disk, compiles nothing and writes nothing; returns a summary.
+
+    Args:
+      run: the experiment.
+      stages: what would be done.
 
     Raises:
       WorkdirError: if the work directory holds another experiment, cannot be made, or the disk is too small.
     """
     run.workdir.require_same(_codec.to_plain(run.experiment))
+    require_possible(run, stages)
     dataset, settings = run.dataset, run.experiment.training
     state = run.initial_state()
     data.batches(dataset.train, run.key("batches"), settings.batch_size)
@@ -26,8 +37,13 @@ def dry_run(run: Run) -> str:
         jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32),
     )
     jax.eval_shape(training.make_step(run.objective(), run.optimizers), state, batch)
+    for name, one in (explain.quantities(run.experiment.explain) | measure.quantities(run.experiment.measure)).items():
+        _trace(name, one, run, state)
     needed = 4 * tree.size((state.params, state.gates, state.state, state.opt_state)) * (settings.keep_last + 2)
-    free = shutil.disk_usage(_existing_parent(run)).free
+    parent = _existing_parent(run)
+    if not os.access(parent, os.W_OK):
+        raise WorkdirError(f"{run.workdir.root} cannot be written to; choose another --workdir.")
+    free = shutil.disk_usage(parent).free
     if free < needed:
         raise WorkdirError(
             f"{run.workdir.root} needs {needed / 1e6:.0f} MB for checkpoints; {free / 1e6:.0f} MB are free."
@@ -40,10 +56,25 @@ def dry_run(run: Run) -> str:
         f"of shape {dataset.shape}, {dataset.num_classes} classes",
         "network": f"{tree.size(state.params)} parameters, {tree.size(state.gates)} gates",
         "training": f"{settings.num_steps} steps of {settings.batch_size} examples ({epochs:.0f} epochs)",
-        "explain": ", ".join(run.experiment.explain.methods),
-        "work directory": f"{run.workdir.root} ({needed / 1e6:.1f} MB needed, {free / 1e9:.1f} GB free)",
+        "explain": f"{run.experiment.explain.num_examples} examples by {', '.join(run.experiment.explain.methods)}",
+        "measure": f"{run.experiment.measure.num_examples or len(dataset.test)} examples",
+        "work directory": f"{run.workdir.root} ({needed / 1e6:.1f} MB for checkpoints, {free / 1e9:.1f} GB free)",
     }
     return "\n".join(f"{name:<15} {text}" for name, text in rows.items()) + "\nall is well; nothing was written"
+
+
+def _trace(name: str, one: PerExample, run: Run, state: training.TrainState) -> None:
+    """Traces what is computed for an example, so that what does not fit is found now."""
+    apply = run.network[0].apply
+    x, label = jax.ShapeDtypeStruct(run.dataset.shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    try:
+        jax.eval_shape(
+            lambda k, *args: one(functools.partial(apply, state.params, state.state), k, *args), state.key, x, label
+        )
+    except (TypeError, ValueError) as error:
+        raise _codec.ConfigError(
+            f"{name} cannot be computed for inputs of shape {run.dataset.shape}: {error}"
+        ) from error
 
 
 def _existing_parent(run: Run) -> str:

@@ -30,11 +30,7 @@ def explain(run: Run) -> dict[str, Any]:
     chosen = chosen_examples(test.y, run.dataset.num_classes, settings.num_examples)
     logits = jax.jit(jax.vmap(network.apply, (None, None, 0)))(network.params, network.state, test.x[chosen])
     examples = Examples(test.x[chosen], np.argmax(np.asarray(logits), axis=-1).astype(np.int32), chosen)
-    head = HEADS[settings.head]
-    work: dict[str, PerExample] = {
-        name: functools.partial(_attribution, METHODS[name], head) for name in settings.methods
-    }
-    work[LOCAL_MODELS] = functools.partial(_local_models, settings, head)
+    work = quantities(settings)
     everything = {}
     with run.reporter.progress("explain", len(work), "methods") as advance:
         for number, (name, one) in enumerate(work.items()):
@@ -43,8 +39,18 @@ def explain(run: Run) -> dict[str, Any]:
             make = functools.partial(over_examples, one, network, key, examples, batch_size=BATCH_SIZE)
             everything[name] = run.workdir.arrays(f"explanations/{name}", inputs, make)
         advance(len(work), "done")
-    run.workdir.arrays("explanations/examples", inputs, lambda: {"number": chosen, "label": examples.labels})
+    known = {"number": chosen, "predicted": examples.labels, "label": test.y[chosen], "x": examples.x}
+    run.workdir.arrays("explanations/examples", inputs, lambda: known)
     return _summary(everything)
+
+
+def quantities(settings: Explain) -> dict[str, PerExample]:
+    """What is computed for each example, by name."""
+    head = HEADS[settings.head]
+    work: dict[str, PerExample] = {
+        name: functools.partial(_attribution, METHODS[name], head) for name in settings.methods
+    }
+    return work | {LOCAL_MODELS: functools.partial(_local_models, settings, head)}
 
 
 def chosen_examples(y: np.ndarray, num_classes: int, count: int) -> np.ndarray:
@@ -78,8 +84,8 @@ def _local_models(
         "tangent_slope": tangent.slope,
         "secant_slope": secant.slope,
         "secant_stderr": secant.stderr,
-        "tangent_r_squared": fidelity(fresh, tangent, x, label),
-        "secant_r_squared": fidelity(fresh, secant, x, label),  # the same samples: a fair comparison
+        "tangent_r_squared": fidelity(fresh, tangent, x, label).mean,
+        "secant_r_squared": fidelity(fresh, secant, x, label).mean,  # the same samples: a fair comparison
     }
 
 
@@ -98,4 +104,5 @@ def _summary(everything: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
         for name in ("tangent_r_squared", "secant_r_squared")
     }
     flagged = {name: int(np.sum(~arrays["finite"])) for name, arrays in everything.items()}
+    fidelity["num_examples"] = int(np.sum(models["finite"]))
     return {"completeness": completeness, "local_models": fidelity, "non_finite_explanations": flagged}

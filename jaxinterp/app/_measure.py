@@ -15,6 +15,9 @@ from jaxinterp.app._progress import Advance
 from jaxinterp.app._run import Run
 from jaxinterp.typing import Array, Key, LogitsFn
 
+EPSILON = 1e-30
+"""In the normalised curvature: what guards a gradient of zero must not outweigh the gradients of a sure network."""
+
 
 def measure(run: Run) -> dict[str, Any]:
     """Measures each quantity on all examples, a batch at a time; each is kept as soon as it is there."""
@@ -22,7 +25,7 @@ def measure(run: Run) -> dict[str, Any]:
     network = run.trained()
     count = min(settings.num_examples or len(test), len(test))
     examples = Examples(test.x[:count], test.y[:count], np.arange(count))
-    work, batches = _quantities(settings), examples.num_batches(settings.batch_size)
+    work, batches = quantities(settings), examples.num_batches(settings.batch_size)
     everything = {}
     with run.reporter.progress("measure", len(work) * batches, "batches") as advance:
         for number, (name, one) in enumerate(work.items()):
@@ -49,7 +52,8 @@ def robustness_name(estimator: str, level: float) -> str:
     return f"p_robust_{estimator}_{level:g}"
 
 
-def _quantities(settings: Measure) -> dict[str, PerExample]:
+def quantities(settings: Measure) -> dict[str, PerExample]:
+    """What is measured for each example, by name."""
     work: dict[str, PerExample] = {
         "predictions": _predictions,
         "curvature": functools.partial(_curvature, settings.num_iterations),
@@ -67,7 +71,7 @@ def _predictions(f: LogitsFn, key: Key, x: Array, label: Array) -> dict[str, Arr
 
 
 def _curvature(num_iterations: int, f: LogitsFn, key: Key, x: Array, label: Array) -> dict[str, Array]:
-    result = geometry.curvature(heads.log_prob(f), num_iterations=num_iterations)(key, x, label)
+    result = geometry.curvature(heads.log_prob(f), epsilon=EPSILON, num_iterations=num_iterations)(key, x, label)
     return {
         "normalised_curvature": result.normalised,
         "hessian_norm": result.hessian_norm,

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -14,6 +14,9 @@ from jaxinterp.typing import Key, PyTree, ScalarFn
 Domain = Literal["any", "image", "site", "background"]
 """What a method needs: any input; an image; a site inside the network; a background data set."""
 
+Units = Literal["output", "slope", "squared slope"]
+"""Units of a map: those of the output, of the output over the input, or of its square."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Enrolled:
@@ -21,24 +24,29 @@ class Enrolled:
 
     Attributes:
       name: as in `jaxinterp.attribution`.
-      build: takes f, returns `(key, *args) -> map`; deterministic methods ignore the key.
-      domain: what the method needs.
+      build: takes f, and `chunk_size` if the method has it; returns `(key, *args) -> map`, where deterministic methods
+        ignore the key.
       on_linear: for f(x) = ⟨a, x⟩, takes (a, x, baseline) and returns the expected map; `None` if there is no
         closed form.
-      takes_baseline: whether the built method has the keyword `baseline`.
-      stochastic: whether the map depends on the key.
+      units: of the map, in terms of those of f; only maps in units of the output can account for it.
       summary: one line for people.
       source: author and year.
+      domain: what the method needs.
+      takes_baseline: whether the built method has the keyword `baseline`.
+      takes_chunk_size: whether the method has the keyword `chunk_size`.
+      stochastic: whether the map depends on the key.
     """
 
     name: str
-    build: Callable[[ScalarFn], Callable[..., PyTree]]
-    domain: Domain
+    build: Callable[..., Callable[..., PyTree]]
     on_linear: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None
-    takes_baseline: bool
-    stochastic: bool
+    units: Units
     summary: str
     source: str
+    domain: Domain = "any"
+    takes_baseline: bool = False
+    takes_chunk_size: bool = False
+    stochastic: bool = False
 
 
 def ignore_key(method: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -66,29 +74,29 @@ PIXELS = 256
 """The largest input whose entries are taken one by one by occlusion and LIME."""
 
 
-def _occlusion(f: ScalarFn) -> Callable[..., PyTree]:
+def _occlusion(f: ScalarFn, **chunks: Any) -> Callable[..., PyTree]:
     """Single entries, or half-overlapping windows of an eighth of the side for a large image."""
 
     def attribute(x: PyTree, *args: PyTree, **arrays: PyTree) -> PyTree:
         if not _is_large_image(x):
-            return attribution.occlusion(f)(x, *args, **arrays)
+            return attribution.occlusion(f, **chunks)(x, *args, **arrays)
         height, width, channels = x.shape
         window = (-(-height // GRID), -(-width // GRID), channels)
         stride = (max(window[0] // 2, 1), max(window[1] // 2, 1), 1)
-        return attribution.occlusion(f, window=window, stride=stride)(x, *args, **arrays)
+        return attribution.occlusion(f, window=window, stride=stride, **chunks)(x, *args, **arrays)
 
     return ignore_key(attribute)
 
 
-def _lime(f: ScalarFn) -> Callable[..., PyTree]:
+def _lime(f: ScalarFn, **chunks: Any) -> Callable[..., PyTree]:
     """Single entries, or the cells of a grid for a large image."""
 
     def attribute(key: Key, x: PyTree, *args: PyTree, **arrays: PyTree) -> PyTree:
         if not _is_large_image(x):
-            return attribution.lime(f, num_samples=max(1000, 4 * tree.size(x)))(key, x, *args, **arrays)
+            return attribution.lime(f, num_samples=max(1000, 4 * tree.size(x)), **chunks)(key, x, *args, **arrays)
         cells = (min(GRID, x.shape[0]), min(GRID, x.shape[1]), 1)
         groups = local.grid_groups(x.shape, cells)
-        return attribution.lime(f, num_groups=math.prod(cells))(key, x, *args, groups=groups, **arrays)
+        return attribution.lime(f, num_groups=math.prod(cells), **chunks)(key, x, *args, groups=groups, **arrays)
 
     return attribute
 
@@ -99,74 +107,71 @@ def _is_large_image(x: PyTree) -> bool:
 
 _TABLE = (
     Enrolled(
-        "gradient",
-        lambda f: ignore_key(attribution.gradient(f)),
-        "any",
-        lambda a, x, b: a,
-        False,
-        False,
-        "gradient of the output with respect to the input",
-        "Simonyan et al. 2014",
+        name="gradient",
+        build=lambda f: ignore_key(attribution.gradient(f)),
+        on_linear=lambda a, x, b: a,
+        units="slope",
+        summary="gradient of the output with respect to the input",
+        source="Simonyan et al. 2014",
     ),
     Enrolled(
-        "gradient_times_input",
-        lambda f: ignore_key(attribution.gradient_times_input(f)),
-        "any",
-        lambda a, x, b: a * x,
-        False,
-        False,
-        "gradient times input: first-order contribution relative to zero",
-        "Shrikumar et al. 2016",
+        name="gradient_times_input",
+        build=lambda f: ignore_key(attribution.gradient_times_input(f)),
+        on_linear=lambda a, x, b: a * x,
+        units="output",
+        summary="gradient times input: first-order contribution relative to zero",
+        source="Shrikumar et al. 2016",
     ),
     Enrolled(
-        "integrated_gradients",
-        lambda f: ignore_key(attribution.integrated_gradients(f)),
-        "any",
-        lambda a, x, b: a * (x - b),
-        True,
-        False,
-        "gradient averaged from a baseline to the input; sums to the change of the output",
-        "Sundararajan et al. 2017",
+        name="integrated_gradients",
+        build=lambda f, **chunks: ignore_key(attribution.integrated_gradients(f, **chunks)),
+        on_linear=lambda a, x, b: a * (x - b),
+        units="output",
+        takes_baseline=True,
+        takes_chunk_size=True,
+        summary="gradient averaged from a baseline to the input; sums to the change of the output",
+        source="Sundararajan et al. 2017",
     ),
     Enrolled(
-        "smooth_grad",
-        lambda f: with_noise(attribution.smooth_grad(f), NOISE),
-        "any",
-        lambda a, x, b: a,
-        False,
-        True,
-        "mean gradient under Gaussian noise",
-        "Smilkov et al. 2017",
+        name="smooth_grad",
+        build=lambda f, **chunks: with_noise(attribution.smooth_grad(f, **chunks), NOISE),
+        on_linear=lambda a, x, b: a,
+        units="slope",
+        stochastic=True,
+        takes_chunk_size=True,
+        summary="mean gradient under Gaussian noise",
+        source="Smilkov et al. 2017",
     ),
     Enrolled(
-        "var_grad",
-        lambda f: with_noise(attribution.var_grad(f), NOISE),
-        "any",
-        lambda a, x, b: 0 * a,
-        False,
-        True,
-        "variance of the gradient under Gaussian noise: where the function bends",
-        "Adebayo et al. 2018",
+        name="var_grad",
+        build=lambda f, **chunks: with_noise(attribution.var_grad(f, **chunks), NOISE),
+        on_linear=lambda a, x, b: 0 * a,
+        units="squared slope",
+        stochastic=True,
+        takes_chunk_size=True,
+        summary="variance of the gradient under Gaussian noise: where the function bends",
+        source="Adebayo et al. 2018",
     ),
     Enrolled(
-        "occlusion",
-        _occlusion,
-        "any",
-        lambda a, x, b: a * (x - b),
-        True,
-        False,
-        "drop of the output when an entry is replaced by the baseline",
-        "Zeiler & Fergus 2014",
+        name="occlusion",
+        build=_occlusion,
+        on_linear=lambda a, x, b: a * (x - b),
+        units="output",
+        takes_baseline=True,
+        takes_chunk_size=True,
+        summary="drop of the output when an entry is replaced by the baseline",
+        source="Zeiler & Fergus 2014",
     ),
     Enrolled(
-        "lime",
-        _lime,
-        "any",
-        lambda a, x, b: a * (x - b),
-        True,
-        True,
-        "weighted linear model of the output over random masks",
-        "Ribeiro et al. 2016",
+        name="lime",
+        build=_lime,
+        on_linear=lambda a, x, b: a * (x - b),
+        units="output",
+        takes_baseline=True,
+        stochastic=True,
+        takes_chunk_size=True,
+        summary="weighted linear model of the output over random masks",
+        source="Ribeiro et al. 2016",
     ),
 )
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from jaxinterp import training
 from jaxinterp.app import _codec, _environment, figures
 from jaxinterp.app._explain import LOCAL_MODELS
-from jaxinterp.app._measure import robustness_name
+from jaxinterp.app._measure import EPSILON, robustness_name
 from jaxinterp.app._methods import METHODS
 from jaxinterp.app._run import Run
 
@@ -87,17 +87,20 @@ def _figures(run: Run) -> dict[str, Figure]:
     made["robustness"] = figures.robustness_histograms(estimates)
     made["estimators"] = figures.estimator_scatter(_estimates(run, finite_only=False))
     extremes = _extremes(run)
-    if dataset.is_image:
+    if dataset.is_image and extremes:
         images = dataset.normalisation.undo(dataset.test.x[[row["number"] for row in extremes]])
-        captions = [f"{row['label']}\n{row['predicted']} {row['probability']:.2f}" for row in extremes]
+        captions = [f"{row['title']}\n{row['probability']:.2f}" for row in extremes]
         made["extremes"] = figures.extreme_images(images, captions)
     return made
 
 
 def _titles(run: Run, examples: Arrays) -> list[str]:
-    names, truth = run.dataset.class_names, run.dataset.test.y[examples["number"]]
-    pairs = zip(truth, examples["label"], strict=True)
-    return [names[y] if y == predicted else f"{names[y]} → {names[predicted]}" for y, predicted in pairs]
+    return [_title(run, *pair) for pair in zip(examples["label"], examples["predicted"], strict=True)]
+
+
+def _title(run: Run, label: int, predicted: int) -> str:
+    names = run.dataset.class_names
+    return names[label] if label == predicted else f"{names[label]} → {names[predicted]}"
 
 
 def _levels(run: Run) -> dict[str, tuple[float, ...]]:
@@ -124,12 +127,10 @@ def _extremes(run: Run) -> list[dict[str, Any]]:
     finite = np.flatnonzero(frequency["finite"] & taylor["finite"])
     order = finite[np.lexsort((taylor["probability"][finite], frequency["probability"][finite]))]
     count = min(EXTREMES, len(order) // 2)
-    names = run.dataset.class_names
     return [
         {
             "number": int(i),
-            "label": names[predictions["label"][i]],
-            "predicted": names[predictions["predicted"][i]],
+            "title": _title(run, predictions["label"][i], predictions["predicted"][i]),
             "probability": float(frequency["probability"][i]),
             "stderr": float(frequency["stderr"][i]),
             "taylor": float(taylor["probability"][i]),
@@ -151,6 +152,9 @@ def _warnings(run: Run, results: Mapping[str, Any]) -> list[str]:
     loose = int(np.sum(curvature["residual"] > 1e-2 * curvature["hessian_norm"]))
     if loose:
         found.append(f"The Hessian norm of {loose} example(s) has a residual above 1 %; raise measure.num_iterations.")
+    tiny = int(np.sum(curvature["finite"] & (curvature["gradient_norm"] <= 10 * EPSILON)))
+    if tiny:
+        found.append(f"The gradient of {tiny} example(s) vanishes: their normalised curvature says nothing.")
     if results["hessian_norm"]["mean"] == 0:
         found.append("All Hessians are zero, as in every ReLU network: curvature says nothing here.")
     return found

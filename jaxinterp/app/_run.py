@@ -95,23 +95,39 @@ class Run:
         plain = _codec.to_plain(self.experiment)
         parts = {"train": ("data", "model", "optimizer", "gates", "penalties", "training", "seed")}
         own = {name: plain[name] for name in parts.get(stage, (stage,)) if name in plain}
-        before = "" if stage == "train" else self.inputs("train")
-        if stage == "report":
-            before = _codec.digest(self.inputs("explain"), self.inputs("measure"))
-        return _codec.digest(stage, own, before, self._data_digest)
+        before = {"train": (), "report": ("explain", "measure")}.get(stage, ("train",))
+        network = None if stage == "train" else self._evaluated_checkpoint()
+        return _codec.digest(stage, own, [self.inputs(b) for b in before], network, self._data_digest)
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """The record of a stage, if it is finished and what it left is still there."""
+        record = self.workdir.finished(stage, self.inputs(stage))
+        if record and stage == "train":
+            results = record["results"]
+            return record if self.checkpoints.digest(results["best_step"]) == results["checkpoint"] else None
+        return record
+
+    def _evaluated_checkpoint(self) -> str | None:
+        record = self.finished("train")
+        return record["results"]["checkpoint"] if record else None
 
     @functools.cached_property
     def _data_digest(self) -> str:
         return self.dataset.digest()
 
     def trained(self) -> Trained:
-        """The network at the best checkpoint, its gates thresholded and applied."""
+        """The network at the checkpoint whose accuracy was reported, its gates thresholded and applied."""
         best = self.checkpoints.restore_best(self.initial_state())
+        if self.checkpoints.digest(int(best.step)) != self._evaluated_checkpoint():
+            raise training.CheckpointError(
+                f"The checkpoint that was evaluated is no longer in {self.workdir.checkpoints}; repeat the command "
+                "`jaxinterp run`, which trains on from the newest one."
+            )
         return Trained(self.network[0].apply, training.final_params(best.params, best.gates), best.state)
 
     def results(self) -> dict[str, Any]:
         """The results of all finished stages, as in results.json."""
-        records = {stage: self.workdir.finished(stage, self.inputs(stage)) for stage in STAGES}
+        records = {stage: self.finished(stage) for stage in STAGES}
         merged: dict[str, Any] = {}
         for record in records.values():
             merged |= record["results"] if record else {}

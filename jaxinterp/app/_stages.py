@@ -10,6 +10,13 @@ from jaxinterp.app._run import Run
 from jaxinterp.app._train import train
 from jaxinterp.app._workdir import WorkdirError
 
+_OUTPUTS = {
+    "train": (),  # its checkpoints have records of their own
+    "explain": ("explanations",),
+    "measure": ("measurements",),
+    "report": ("report.html", "figures"),
+}
+
 _BEFORE = {"train": (), "explain": ("train",), "measure": ("train",), "report": ("train", "explain", "measure")}
 """The stages whose results a stage needs."""
 
@@ -18,23 +25,39 @@ def perform(run: Run, stages: tuple[str, ...]) -> None:
     """Does the stages that are not finished yet, and brings results.json up to date after each.
 
     Raises:
+      ConfigError: if more examples are asked for than there are.
       WorkdirError: if a stage is asked for whose results depend on one that was not done.
     """
+    require_possible(run, stages)
     with run.workdir.opened(_codec.to_plain(run.experiment)):
+        trained = run.finished("train")
+        if trained:
+            run.checkpoints.is_intact(trained["results"]["best_step"])  # if not, it is put aside, and train unfinished
         for stage in stages:
-            inputs = run.inputs(stage)
-            if run.workdir.finished(stage, inputs) and (stage != "report" or run.workdir.report.exists()):
+            if run.finished(stage):
                 run.reporter.say(f"{stage}: finished before")
                 continue
-            missing = [b for b in _BEFORE[stage] if not run.workdir.finished(b, run.inputs(b))]
-            if missing:
-                raise WorkdirError(
-                    f"`{stage}` needs the results of `{missing[0]}` in {run.workdir.root}; "
-                    "do that first, or all with `jaxinterp run`."
-                )
-            with run.workdir.stage(stage, inputs) as results:
+            require_possible(run, (stage,))
+            with run.workdir.stage(stage, run.inputs(stage), _OUTPUTS[stage]) as results:
                 results |= _function(stage)(run)
             run.workdir.write_json("results.json", _results(run))
+        run.workdir.write_json("results.json", _results(run))
+
+
+def require_possible(run: Run, stages: tuple[str, ...]) -> None:
+    """Raises if a stage needs another one that is neither finished nor to be done, or more examples than there are."""
+    for stage in stages:
+        for before in _BEFORE[stage]:
+            if before not in stages and not run.finished(before):
+                raise WorkdirError(
+                    f"`{stage}` needs the results of `{before}` in {run.workdir.root}; "
+                    "do that first, or all with `jaxinterp run`."
+                )
+    there = len(run.dataset.test)
+    wanted = {"explain": run.experiment.explain.num_examples, "measure": run.experiment.measure.num_examples}
+    for stage, count in wanted.items():
+        if stage in stages and count is not None and count > there:
+            raise _codec.ConfigError(f"{stage}.num_examples: {count} is more than the {there} test examples there are.")
 
 
 def _function(stage: str) -> Any:
@@ -59,12 +82,17 @@ def _results(run: Run) -> dict[str, Any]:
 def headline(run: Run) -> str:
     """The main numbers of a finished run, in a few lines."""
     results = json.loads((run.workdir.root / "results.json").read_text(encoding="utf-8"))
+
+    def text(value: float | None, form: str) -> str:
+        return "unknown" if value is None else format(value, form)
+
     lines = [f"test accuracy         {100 * results['accuracy']['mean']:.1f} %"]
     if results["sparsity"]["gated"]:
         lines.append(f"gated weights removed {100 * results['sparsity']['removed_fraction']:.1f} %")
     if "gradient_norm" in results:
-        lines.append(f"gradient norm         {results['gradient_norm']['mean']:.3g}")
-        lines.append(f"normalised curvature  {results['normalised_curvature']['mean']:.3g}")
+        lines.append(f"gradient norm         {text(results['gradient_norm']['mean'], '.3g')} (mean)")
+        lines.append(f"normalised curvature  {text(results['normalised_curvature']['median'], '.3g')} (median)")
         for level, statistics in results["p_robust"]["monte_carlo"].items():
-            lines.append(f"p_robust, σ = {level:<6}  {statistics['mean']:.3f} ± {statistics['stderr']:.3f}")
+            mean, stderr = (text(statistics[name], ".3f") for name in ("mean", "stderr"))
+            lines.append(f"p_robust, σ = {level:<6}  {mean} ± {stderr}")
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinterp import data, sparsity, training, tree
+from jaxinterp import data, sparsity, training
 from jaxinterp.app._run import Run
 from jaxinterp.typing import Array
 
@@ -30,10 +30,10 @@ def train(run: Run) -> dict[str, Any]:
             advance(done, f"loss {values['loss']:.4f}")
 
         def save(done: int, state: training.TrainState, metrics: dict[str, Array]) -> None:
-            training.require_finite(done, metrics)
             split = run.dataset.validation
             params = training.final_params(state.params, state.gates)
             scores = evaluate(params, state.state, split.x, split.y)
+            training.require_finite(done, metrics, state)
             record = {f"validation_{name}": value for name, value in scores.items()}
             training.append_metrics(run.workdir.metrics, {"step": done, **record})
             eligible = done >= settings.best_after * settings.num_steps
@@ -48,8 +48,8 @@ def _openness(state: training.TrainState) -> dict[str, float]:
     """The fraction of gated parameters that is open."""
     if not state.gates:
         return {}
-    counts = [sparsity.count(state.params, sparsity.threshold(gates)) for gates in state.gates]
-    return {"open_fraction": sum(c.kept for c in counts) / sum(c.gated for c in counts)}
+    count = sparsity.count(state.params, *training.final_masks(state.gates))
+    return {"open_fraction": count.kept / count.gated}
 
 
 def _results(run: Run, evaluate: Any) -> dict[str, Any]:
@@ -62,20 +62,19 @@ def _results(run: Run, evaluate: Any) -> dict[str, Any]:
         "accuracy": {"mean": accuracy, "stderr": float(np.sqrt(accuracy * (1 - accuracy) / n)), "num_examples": n},
         "test_loss": scores["loss"],
         "best_step": int(best.step),
+        "checkpoint": run.checkpoints.digest(int(best.step)),
         "sparsity": _sparsity(best),
     }
 
 
 def _sparsity(state: training.TrainState) -> dict[str, Any]:
     """How many parameters the thresholded gates leave, in all and per gated parameter."""
-    counts: dict[str, sparsity.Count] = {}
-    for gates in state.gates:
-        counts |= sparsity.count_by_parameter(state.params, sparsity.threshold(gates))
-    kept, gated = (sum(getattr(c, name) for c in counts.values()) for name in ("kept", "gated"))
+    masks = training.final_masks(state.gates)
+    counts, total = sparsity.count_by_parameter(state.params, *masks), sparsity.count(state.params, *masks)
     return {
-        "removed_fraction": 1 - kept / gated if gated else 0.0,
-        "kept": kept,
-        "gated": gated,
-        "parameters": tree.size(state.params),
+        "removed_fraction": total.sparsity,
+        "kept": total.kept,
+        "gated": total.gated,
+        "parameters": total.total,
         "per_parameter": {name: {"kept": c.kept, "gated": c.gated} for name, c in counts.items()},
     }

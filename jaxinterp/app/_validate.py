@@ -15,11 +15,17 @@ def validate(experiment: Experiment) -> None:
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"`get_config()` must return an `Experiment`; it returned {experiment!r}.")
     _check_fields(experiment, "")
+    for name, values in {
+        "explain.methods": experiment.explain.methods,
+        "measure.stddevs": experiment.measure.stddevs,
+    }.items():
+        if not values:
+            raise ConfigError(f"{name}: at least one is needed.")
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{name}: one is named twice in {values}.")
     unknown = [name for name in experiment.explain.methods if name not in METHODS]
     if unknown:
         raise ConfigError(f"explain.methods: there is no method {unknown[0]!r}; known are {', '.join(METHODS)}.")
-    if len(set(experiment.explain.methods)) < len(experiment.explain.methods):
-        raise ConfigError(f"explain.methods: a method is named twice in {experiment.explain.methods}.")
 
 
 def _check_fields(part: Any, path: str) -> None:

@@ -1,19 +1,20 @@
 """The work directory: what is in it, who may write to it, and which stages are finished.
 
 Everything is written under a temporary name and renamed, so that a file that is there is whole. Each stage leaves a
-record with the fingerprint of its inputs; a stage whose record agrees is not done again.
+record with the fingerprint of its inputs and of the files it wrote; a stage whose record agrees is not done again.
 """
 
 import contextlib
 import dataclasses
-import fcntl
+import hashlib
 import json
 import pathlib
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import filelock
 import numpy as np
 
 from jaxinterp.app import _codec
@@ -58,20 +59,20 @@ class Workdir:
         Raises:
           WorkdirError: if it cannot be written to, another run is at work in it, or it holds another experiment.
         """
+        self.require_same(experiment)  # before anything is written
+        lock = filelock.FileLock(self.root / ".lock", blocking=False)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            lock = (self.root / ".lock").open("w")
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise WorkdirError(
+                f"Another run is at work in {self.root}; wait for it, or choose another --workdir."
+            ) from error
         except OSError as error:
             raise WorkdirError(
                 f"{self.root} cannot be written to ({error.strerror}); choose another --workdir."
             ) from error
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise WorkdirError(
-                    f"Another run is at work in {self.root}; wait for it, or choose another --workdir."
-                ) from error
             self.require_same(experiment)
             if not (self.root / "config.json").exists():
                 self.write_json("config.json", {"digest": _codec.digest(experiment), "experiment": experiment})
@@ -96,7 +97,11 @@ class Workdir:
             )
 
     def write_text(self, name: str, text: str) -> pathlib.Path:
-        """Writes a file, whole or not at all."""
+        """Writes a file, whole or not at all; one that holds the text already is left alone."""
+        path = self.root / name
+        with contextlib.suppress(OSError, ValueError):
+            if path.read_text(encoding="utf-8") == text:
+                return path
         return self.write_with(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def write_json(self, name: str, value: Any) -> pathlib.Path:
@@ -123,29 +128,42 @@ class Workdir:
         path = self.root / f"{name}.npz"
         unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
         with contextlib.suppress(*unreadable), path.open("rb") as stream, np.load(stream) as file:
-            if str(file["inputs"]) == inputs:
-                return {key: file[key] for key in file.files if key != "inputs"}
+            if str(file["fingerprint"]) == inputs:
+                return {key: file[key] for key in file.files if key != "fingerprint"}
         made = {key: np.asarray(value) for key, value in make().items()}
-        contents: dict[str, Any] = {"inputs": np.asarray(inputs), **made}
+        contents: dict[str, Any] = {"fingerprint": np.asarray(inputs), **made}
         self.write_with(f"{name}.npz", lambda temporary: np.savez_compressed(temporary, **contents))
         return made
 
     def finished(self, stage: str, inputs: str) -> dict[str, Any] | None:
-        """The record of a stage, if it was finished on the same inputs."""
+        """The record of a stage, if it was finished on the same inputs and its files are as it left them."""
         try:
             record = json.loads((self.root / "stages" / f"{stage}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            same = record["inputs"] == inputs and record["files"] == self._digests(record["files"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return record if isinstance(record, dict) and record.get("inputs") == inputs else None
+        return record if same else None
 
     @contextlib.contextmanager
-    def stage(self, name: str, inputs: str) -> Iterator[dict[str, Any]]:
-        """Times a stage and writes its record when it ends without an error; the results go into what is yielded."""
+    def stage(self, name: str, inputs: str, outputs: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+        """Times a stage and writes its record when it ends without an error; the results go into what is yielded.
+
+        Args:
+          name: of the stage.
+          inputs: fingerprint of what it depends on.
+          outputs: the files it writes, and the directories all of whose files it writes.
+        """
         results: dict[str, Any] = {}
         start = time.perf_counter()
         yield results
         seconds = round(time.perf_counter() - start, 3)
-        self.write_json(f"stages/{name}.json", {"inputs": inputs, "seconds": seconds, "results": results})
+        paths = [path for output in outputs for path in (self.root / output, *(self.root / output).rglob("*"))]
+        files = self._digests(str(path.relative_to(self.root)) for path in sorted(paths) if path.is_file())
+        record = {"inputs": inputs, "seconds": seconds, "results": results, "files": files}
+        self.write_json(f"stages/{name}.json", record)
+
+    def _digests(self, names: Iterable[str]) -> dict[str, str]:
+        return {name: hashlib.sha256((self.root / name).read_bytes()).hexdigest() for name in names}
 
 
 def _finite_json(value: Any) -> Any:

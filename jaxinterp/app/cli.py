@@ -5,8 +5,9 @@ import importlib.util
 import pathlib
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         status = 130
     sys.exit(status)
 
@@ -93,7 +94,9 @@ def _work(command: str, arguments: list[str]) -> int:
         print(USAGE, end="")
         return 0
     if not arguments or arguments[0].startswith("-"):
-        raise ConfigError(f"`jaxinterp {command}` needs a configuration first, such as configs/digits.py.")
+        raise ConfigError(
+            f"`jaxinterp {command}` needs a configuration first, such as configs/digits.py; options come after it."
+        )
     path = pathlib.Path(arguments[0])
     default = _Invocation(load_config(path))
     invocation = tyro.cli(
@@ -109,10 +112,11 @@ def _work(command: str, arguments: list[str]) -> int:
     root = invocation.workdir or pathlib.Path("runs") / f"{path.stem}-{digest[:8]}"
     line = shlex.join(["jaxinterp", "run", *arguments])
     run = Run(path.stem, invocation.experiment, Workdir(root), Reporter(), line)
+    stages = STAGES if command == "run" else (command,)
     if invocation.dry_run:
-        print(dry_run(run))
+        print(dry_run(run, stages))
         return 0
-    _stages.perform(run, STAGES if command == "run" else (command,))
+    _stages.perform(run, stages)
     print(_stages.headline(run))
     print(f"results               {root / 'results.json'}")
     if run.workdir.report.exists():
@@ -132,14 +136,22 @@ def load_config(path: pathlib.Path) -> Experiment:
         )
     spec = importlib.util.spec_from_file_location(f"jaxinterp_config_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a Python file.")
+        raise ConfigError(f"{path} is not a Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        experiment = module.get_config()
+        get_config = getattr(module, "get_config", None)
+        experiment: Any = get_config() if get_config else None
     except Exception as error:  # whatever a user's file raises is a mistake in that file
-        raise ConfigError(f"{path} failed: {type(error).__name__}: {error}") from error
-    validate(experiment)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+    if get_config is None:
+        raise ConfigError(f"{path} has no `get_config()`; define `def get_config() -> app.Experiment`.")
+    try:
+        validate(experiment)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return experiment
 
 

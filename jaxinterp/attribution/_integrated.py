@@ -23,9 +23,8 @@ def integrated_gradients(
     :math:`\phi = (x - b) \odot \int_0^1 \nabla f(b + t(x - b))\,dt`.
 
     Complete: the map sums to :math:`f(x) - f(b)`, up to the error of the quadrature (`evaluation.completeness_gap`
-      measures
-    it). Gauss-Legendre nodes make that error negligible for smooth f; where f has kinks on the path (ReLU) it falls
-    like one over the number of steps with any rule.
+    measures it). Gauss-Legendre nodes make that error negligible for smooth f; where f has kinks on the path (ReLU) it
+    falls like one over the number of steps with any rule.
 
     Args:
       f: a scalar function.

@@ -3,10 +3,9 @@
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
-from jaxinterp import local, tree
+from jaxinterp import checks, local, tree
 from jaxinterp.attribution._stochastic import averaged
 from jaxinterp.derivatives import Estimate, restrict
 from jaxinterp.typing import Key, PyTree, ScalarFn
@@ -54,6 +53,9 @@ def lime(
     >>> [round(float(a), 3) for a in explain(jax.random.key(0), jnp.ones(2))]
     [1.0, -2.0]
     """
+    checks.positive_integer("num_samples", num_samples)
+    checks.optional_chunk_size(chunk_size)
+    checks.non_negative("ridge", ridge)
 
     def estimate(key: Key, *args: PyTree, baseline: PyTree = 0.0, groups: PyTree | None = None) -> Estimate:
         _, x = restrict("lime", f, argnums, args)
@@ -75,7 +77,7 @@ def lime(
         model = fit(key, *args, baseline=baseline, groups=groups)
 
         def spread(values: PyTree) -> PyTree:
-            return values if groups is None else jax.tree.map(lambda g, a: values[g].astype(a.dtype), groups, x)
+            return values if groups is None else local.spread_over(groups, values, x)
 
         return Estimate(spread(model.slope), spread(model.stderr), jnp.asarray(num_samples, jnp.int32))
 

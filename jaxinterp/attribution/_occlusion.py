@@ -27,8 +27,8 @@ def occlusion(
     i\}|}\sum_{W \ni i} f(x) - f(x_{W \to b})`. Windows at the far border are cut off there; entries that no window
     covers (stride larger than the window) get 0. Each array of a pytree is occluded by itself.
 
-    With a window of one entry it is the exact effect of removing that entry: for a linear function :math:`a_i (x_i
-      - b_i)`.
+    With a window of one entry it is the exact effect of removing that entry: for a linear function
+    :math:`a_i (x_i - b_i)`.
 
     Args:
       f: a scalar function.

@@ -127,19 +127,23 @@ def check_examples(source: str, x: np.ndarray, y: np.ndarray, num_classes: int) 
     if x.ndim < 2 or 0 in x.shape[1:] or not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
         raise DataError(f"{source}: the inputs must be numbers of shape [examples, ...]; got {x.dtype} {x.shape}.")
     if y.ndim != 1 or len(y) != len(x):
-        raise DataError(f"{source}: {len(x)} inputs need as many labels in one axis; got labels of shape {y.shape}.")
+        raise DataError(
+            f"{source}: {len(x)} inputs need as many labels in one axis; got labels of shape {y.shape} "
+            "(a column: `y.ravel()`; one-hot rows: `y.argmax(1)`)."
+        )
     if not len(x):
         raise DataError(f"{source}: there are no examples.")
     if not np.issubdtype(y.dtype, np.integer):
         whole = np.issubdtype(y.dtype, np.floating) and np.all(np.isfinite(y)) and np.all(y == np.round(y))
         raise DataError(
-            f"{source}: labels must be integers 0..{num_classes - 1}; got dtype {y.dtype}"
+            f"{source}: labels must be integers from 0; got dtype {y.dtype}"
             + (" (convert them with `y.astype(int)`)." if whole else ".")
         )
     bad = np.flatnonzero((y < 0) | (y >= num_classes))
     if len(bad):
         raise DataError(
-            f"{source}: labels must be 0..{num_classes - 1}; got {_some(np.unique(y[bad]))} in the rows {_some(bad)}."
+            f"{source}: labels must be from 0 to {num_classes - 1}, one less than the number of classes; "
+            f"got {_some(np.unique(y[bad]))} in the rows {_some(bad)}."
         )
     bad = np.flatnonzero(~np.all(np.isfinite(x.reshape(len(x), -1)), axis=1))
     if len(bad):

@@ -18,7 +18,7 @@ def npz(key: Key, path: str | pathlib.Path) -> Dataset:
 
     The archive holds `x_train`, `y_train`, `x_test` and `y_test`, or only `x` and `y` (a fifth then becomes the
     test part); and, if wanted, `class_names` and `feature_names`, arrays of strings. Inputs are images [n, height,
-    width, channels] (uint8 images without the last axis get one) or rows [n, features]; they are standardised by
+    width, channels] (images [n, height, width] get a last axis) or rows [n, features]; they are standardised by
     the training part, images per channel. Labels are integers from 0.
 
     Args:
@@ -33,9 +33,14 @@ def npz(key: Key, path: str | pathlib.Path) -> Dataset:
         raise DataError(f"{path}: there is no such file.")
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: a single array; save several with `np.savez(path, x=x, y=y)`.")
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, TypeError, NotImplementedError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a readable .npz archive of plain arrays ({error}).") from error
+        raise DataError(
+            f"{path}: not a readable .npz archive of plain arrays ({type(error).__name__}); make it with "
+            "`np.savez(path, x=x, y=y)` from numbers and strings."
+        ) from error
     split = {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys()
     if not split and not {"x", "y"} <= arrays.keys():
         raise DataError(
@@ -45,7 +50,7 @@ def npz(key: Key, path: str | pathlib.Path) -> Dataset:
     class_names = _names(path, arrays, "class_names", [str(i) for i in range(_num_classes(path, arrays, pairs))])
     parts = []
     for x, y in pairs:
-        inputs = arrays[x][..., None] if arrays[x].dtype == np.uint8 and arrays[x].ndim == 3 else arrays[x]
+        inputs = arrays[x][..., None] if arrays[x].ndim == 3 else arrays[x]
         parts.append(check_examples(f"{path} ({x}, {y})", inputs, arrays[y], len(class_names)))
     if not split:
         ((inputs, labels),) = parts

@@ -26,14 +26,14 @@ def batches(split: Split, key: Key, batch_size: int) -> Callable[[int], tuple[np
       DataError: if the split has fewer examples than a batch.
 
     >>> split = Split(np.zeros((5, 1), np.float32), np.arange(5, dtype=np.int32))
-    >>> batch = batches(split, jax.random.key(0), 2)
-    >>> len(set(batch(0)[1]) | set(batch(1)[1])), (batch(3)[1] == batch(3)[1]).all().item()
+    >>> batch, again = (batches(split, jax.random.key(0), 2) for _ in range(2))
+    >>> len(set(batch(0)[1]) | set(batch(1)[1])), (batch(3)[1] == again(3)[1]).all().item()
     (4, True)
     """
     checks.positive_integer("batch_size", batch_size)
     checks.key("batches", key)
     if batch_size > len(split):
-        raise DataError(f"batch_size={batch_size}, but there are only {len(split)} training examples.")
+        raise DataError(f"training.batch_size: {batch_size}, but there are only {len(split)} training examples.")
     steps_per_epoch = len(split) // batch_size
 
     @functools.lru_cache(maxsize=1)

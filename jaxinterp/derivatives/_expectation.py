@@ -40,16 +40,26 @@ def weighted_sum(
     Args:
       g: a function of one node.
       nodes: t, a pytree of arrays with a leading axis of length n.
-      weights: w, an array [n].
+      weights: w, an array [n], n >= 1.
       chunk_size: how many nodes are evaluated together (by `jax.vmap`); memory grows with it. `None` takes all at once.
+
+    Raises:
+      TypeError: if g does not return floating-point arrays.
+      ValueError: if there are no nodes, or not as many as weights.
 
     >>> nodes, weights = jnp.arange(5.0), jnp.ones(5)
     >>> float(weighted_sum(lambda t: t**2, nodes, weights, chunk_size=2))
     30.0
     """
     nodes, weights = jax.tree.map(jnp.asarray, nodes), jnp.asarray(weights)
+    lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(nodes)}
+    if lengths != {weights.shape} or not weights.size:
+        raise ValueError(
+            f"`weighted_sum` needs one weight for each node and at least one; got {weights.shape} weights for nodes of "
+            f"leading shape {', '.join(map(str, sorted(lengths)))}."
+        )
     program = interpreters.trace(g, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), nodes))
-    shapes = jax.eval_shape(program, jax.tree.map(lambda a: a[0], nodes))
+    shapes = _floating("weighted_sum", program.out_shape)
 
     def add_chunk(total: PyTree, indices: Array) -> PyTree:
         values = jax.vmap(program)(jax.tree.map(lambda a: a[indices], nodes))
@@ -112,23 +122,27 @@ def _moments(
 ) -> tuple[PyTree, PyTree]:
     """The mean of the samples, and in at least float32 the sum of their squared deviations from it."""
     program = interpreters.trace(draw, key)
-    shapes = jax.eval_shape(program, key)
+    shapes = _floating("expectation", program.out_shape)
 
-    def merge(total: tuple, indices: Array) -> tuple:
-        mean, squares = total
+    structure = jax.tree.structure(shapes)
+
+    def merged(mean: Array, squares: Array, values: Array, before: Array) -> tuple[Array, Array]:
+        """One leaf, with `before` samples so far and a chunk of `values`."""
+        values, before, size = values.astype(mean.dtype), before.astype(mean.dtype), values.shape[0]
+        fraction = size / (before + size)
+        part = jnp.mean(values, 0)
+        shift = part - mean
+        squares = squares + jnp.sum((values - part[None]) ** 2, 0) + before * fraction * shift**2
+        return mean + fraction * shift, squares
+
+    def merge(total: list[tuple[Array, Array]], indices: Array) -> list[tuple[Array, Array]]:
         values = jax.vmap(lambda i: program(jax.random.fold_in(key, i)))(indices)
-        values = jax.tree.map(lambda v, m: v.astype(m.dtype), values, mean)
-        count, size = indices[0].astype(jnp.float32), indices.shape[0]  # samples before this chunk, and in it
-        fraction = size / (count + size)
-        part = jax.tree.map(lambda v: jnp.mean(v, 0), values)
-        shift = tree.sub(part, mean)
-        mean = tree.add(mean, tree.scale(fraction, shift))
-        within = jax.tree.map(lambda v, p: jnp.sum((v - p[None]) ** 2, 0), values, part)
-        between = tree.scale(count * fraction, tree.mul(shift, shift))
-        return mean, tree.add(squares, tree.add(within, between))
+        return [merged(*pair, v, indices[0]) for pair, v in zip(total, jax.tree.leaves(values), strict=True)]
 
-    mean, squares = _over_chunks(merge, (_zeros(shapes), _zeros(shapes)), num_samples, chunk_size)
-    return tree.cast_like(mean, shapes), squares
+    zeros = [(zero, zero) for zero in jax.tree.leaves(_zeros(shapes))]
+    means, squares = zip(*_over_chunks(merge, zeros, num_samples, chunk_size), strict=True)
+    mean = tree.cast_like(jax.tree.unflatten(structure, means), shapes)
+    return mean, jax.tree.unflatten(structure, squares)
 
 
 def _over_chunks(combine: Callable[[PyTree, Array], PyTree], total: PyTree, num: int, chunk_size: int | None) -> PyTree:
@@ -142,6 +156,17 @@ def _over_chunks(combine: Callable[[PyTree, Array], PyTree], total: PyTree, num:
     else:
         total = combine(total, indices[:size])
     return combine(total, indices[full * size :]) if rest else total
+
+
+def _floating(name: str, shapes: PyTree) -> PyTree:
+    """The shapes of what a function returns, if all are floating-point; averages of integers are no integers."""
+    for leaf in jax.tree.leaves(shapes):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"`{name}` averages floating-point numbers, but the function returned dtype {leaf.dtype}; "
+                "convert it, for instance with `.astype(float)`."
+            )
+    return shapes
 
 
 def _zeros(shapes: PyTree) -> PyTree:

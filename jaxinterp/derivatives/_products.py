@@ -21,12 +21,14 @@ def restrict(
       args: the values of all arguments.
 
     Raises:
-      TypeError: if an entry of the chosen arguments is not a real floating-point number.
+      TypeError: if f is not callable, or an entry of the chosen arguments not a real floating-point number.
 
     >>> g, x = restrict("example", lambda a, b: a * b, 1, (3.0, 4.0))
     >>> float(g(x)), float(g(5.0))
     (12.0, 15.0)
     """
+    if not callable(f):
+        raise TypeError(f"`{method}` takes a function; got {f!r} of type {type(f).__name__}.")
     positions = checks.argnums(method, argnums, len(args))
     chosen = tuple(args[i] for i in positions)
     checks.floating(method, chosen if isinstance(argnums, tuple) else chosen[0])

@@ -139,7 +139,7 @@ def _krylov_extremes(
 ) -> tuple[Array, Array, Array]:
     """Unit vectors for the two ends of the spectrum, and the number of products."""
     size = min(num_iterations, dimension)
-    tiny = dimension * jnp.finfo(dtype).eps
+    tiny = 10 * jnp.finfo(dtype).eps  # rounding errors, relative to the operator
 
     def fresh(step: Array, basis: Array) -> Array:
         noise = jax.random.normal(jax.random.fold_in(key, step), (dimension,), jnp.float32).astype(dtype)
@@ -155,7 +155,8 @@ def _krylov_extremes(
         scale = jnp.maximum(jnp.max(jnp.abs(diagonal)), jnp.max(jnp.abs(off_diagonal)))
         exhausted = beta <= tiny * scale
         beta = jnp.where(exhausted, jnp.zeros_like(beta), beta)
-        following = jnp.where(exhausted, fresh(step + 1, basis), rest / jnp.where(exhausted, jnp.ones_like(beta), beta))
+        unit = _unit(_orthogonal(rest / jnp.where(exhausted, jnp.ones_like(beta), beta), basis))
+        following = jnp.where(exhausted, fresh(step + 1, basis), unit)
         basis = basis.at[step + 1].set(following, mode="drop")
         off_diagonal = off_diagonal.at[step].set(beta)
         error, _ = _ritz(diagonal, off_diagonal, step)

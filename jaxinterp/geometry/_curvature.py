@@ -55,9 +55,11 @@ def hessian_norm(
     >>> round(float(norm(jax.random.key(0), jnp.ones(2)).value), 4)
     6.0
     """
+    checks.positive_integer("num_iterations", num_iterations)
+    checks.non_negative("tolerance", tolerance)
 
     def spectral(key: Key, *args: PyTree) -> Spectral:
-        return _largest(f, argnums, num_iterations, tolerance, key, args)[1]
+        return _largest("hessian_norm", f, argnums, num_iterations, tolerance, key, args)[1]
 
     return spectral
 
@@ -79,7 +81,8 @@ def curvature(
     Args:
       f: a scalar function.
       argnums: the argument, or several, with respect to which derivatives are taken.
-      epsilon: ε >= 0, guards the division where the gradient vanishes.
+      epsilon: ε >= 0, guards the division where the gradient vanishes. The default is that of the source; where a
+        network is so sure that gradients are smaller than it, pass less.
       num_iterations: largest number of Hessian-vector products.
       tolerance: relative residual at which to stop.
 
@@ -96,10 +99,12 @@ def curvature(
     >>> round(float(result.hessian_norm), 4), round(float(result.normalised), 4)
     (4.0, 1.3333)
     """
+    checks.positive_integer("num_iterations", num_iterations)
+    checks.non_negative("tolerance", tolerance)
     checks.non_negative("epsilon", epsilon)
 
     def at(key: Key, *args: PyTree) -> Curvature:
-        gradient, norm = _largest(f, argnums, num_iterations, tolerance, key, args)
+        gradient, norm = _largest("curvature", f, argnums, num_iterations, tolerance, key, args)
         gradient_norm = tree.norm(gradient)
         return Curvature(
             norm.value / (gradient_norm + epsilon), norm.value, gradient_norm, norm.residual, norm.num_iterations
@@ -109,9 +114,17 @@ def curvature(
 
 
 def _largest(
-    f: ScalarFn, argnums: int | tuple[int, ...], num_iterations: int, tolerance: float, key: Key, args: tuple
+    method: str,
+    f: ScalarFn,
+    argnums: int | tuple[int, ...],
+    num_iterations: int,
+    tolerance: float,
+    key: Key,
+    args: tuple,
 ) -> tuple[PyTree, Spectral]:
     """The gradient, and the eigenvalue of largest magnitude with that magnitude as its value."""
+    checks.key(method, key)
+    derivatives.restrict(method, f, argnums, args)  # so that errors name the method
     gradient, product = derivatives.hessian(f, argnums)(*args)
     low, high = derivatives.lanczos(product, num_iterations=num_iterations, tolerance=tolerance)(key, gradient)
     negative = jnp.abs(low.value) > jnp.abs(high.value)

@@ -22,12 +22,13 @@ class Program:
 
     Attributes:
       jaxpr: the closed jaxpr.
+      out_shape: what it returns, as `jax.ShapeDtypeStruct`s.
     """
 
-    def __init__(self, jaxpr: Any, in_tree: Any, out_tree: Any) -> None:
+    def __init__(self, jaxpr: Any, in_tree: Any, out_shape: PyTree) -> None:
         self.jaxpr = jaxpr
+        self.out_shape = out_shape
         self._in_tree = in_tree
-        self._out_tree = out_tree
 
     def __call__(self, *args: PyTree) -> PyTree:
         return self.interpret(lambda equation, inputs: None, *args)
@@ -37,14 +38,14 @@ class Program:
         flat, in_tree = jax.tree.flatten(args)
         if in_tree != self._in_tree:
             raise TypeError(f"The program was traced for arguments of structure {self._in_tree}; got {in_tree}.")
-        return jax.tree.unflatten(self._out_tree, evaluate(self.jaxpr, rule, flat))
+        return jax.tree.unflatten(jax.tree.structure(self.out_shape), evaluate(self.jaxpr, rule, flat))
 
 
 def trace(f: Callable[..., PyTree], *args: PyTree) -> Program:
     """Traces `f` at the shapes and dtypes of `args` (arrays or `jax.ShapeDtypeStruct`s); runs its Python body once."""
     # A new function object each time: `make_jaxpr` caches by identity, and `f` may close over values of an outer trace.
     jaxpr, out_shape = jax.make_jaxpr(lambda *inputs: f(*inputs), return_shape=True)(*args)
-    return Program(jaxpr, jax.tree.structure(args), jax.tree.structure(out_shape))
+    return Program(jaxpr, jax.tree.structure(args), out_shape)
 
 
 def detached(program: Program) -> Program:
@@ -53,7 +54,7 @@ def detached(program: Program) -> Program:
     open_jaxpr = program.jaxpr.jaxpr
     in_shapes = [v.aval for v in open_jaxpr.invars]
     closed = jax.make_jaxpr(lambda *flat: _run(open_jaxpr, constants, lambda equation, inputs: None, flat))(*in_shapes)
-    return Program(closed, program._in_tree, program._out_tree)
+    return Program(closed, program._in_tree, program.out_shape)
 
 
 def evaluate(jaxpr: Any, rule: Rule, inputs: Sequence) -> list:

@@ -13,6 +13,7 @@ from jaxinterp.local._neighbourhoods import gaussian as gaussian
 from jaxinterp.local._neighbourhoods import grid_groups as grid_groups
 from jaxinterp.local._neighbourhoods import masked as masked
 from jaxinterp.local._neighbourhoods import segment as segment
+from jaxinterp.local._neighbourhoods import spread_over as spread_over
 from jaxinterp.local._weights import Weight as Weight
 from jaxinterp.local._weights import coordinate_distance as coordinate_distance
 from jaxinterp.local._weights import exponential_weight as exponential_weight

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxinterp import checks
 from jaxinterp.typing import Array
 
 
@@ -50,7 +51,8 @@ def weighted_least_squares(design: Array, targets: Array, weights: Array, ridge:
     root = jnp.sqrt(weights)
     rows = root[:, None] * (design - middle[None])
     heights = root * (targets - height)
-    damping = jnp.sqrt(jnp.asarray(ridge, design.dtype)) * jnp.eye(features, dtype=design.dtype)
+    damped = features if checks.concrete(ridge) is None or ridge else 0  # no rows of zeros
+    damping = jnp.sqrt(jnp.asarray(ridge, design.dtype)) * jnp.eye(damped, features, dtype=design.dtype)
     cutoff = 4 * float(jnp.finfo(design.dtype).eps) * samples**0.5
     pseudo_inverse = jnp.linalg.pinv(jnp.concatenate([rows, damping]), rtol=cutoff)[:, :samples]
     slope = jnp.dot(pseudo_inverse, heights, precision="highest")

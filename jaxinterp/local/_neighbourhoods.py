@@ -91,7 +91,8 @@ def binary_mask(
       baseline: b, what a removed feature is replaced by; a pytree prefix of x.
       groups: integer arrays in the structure and shapes of x that name the feature each entry belongs to; `None`
         makes every entry a feature of its own.
-      num_groups: the number of features, static; needed with `groups`, whose entries must lie in 0..num_groups-1.
+      num_groups: the number of features, static; needed with `groups`, whose entries must lie in 0..num_groups-1 (while
+        traced, an entry outside gives NaN).
 
     >>> mask = binary_mask(jax.random.key(0), jnp.ones(4), groups=jnp.array([0, 0, 1, 1]), num_groups=2)
     >>> mask.coordinates.shape, bool(mask.point[0] == mask.point[1])
@@ -104,13 +105,27 @@ def binary_mask(
         checked_groups("binary_mask", groups, num_groups, x)
         dtype = tree.accumulator(jnp.result_type(*jax.tree.leaves(x)))
         keep = tree.bernoulli_like(key, jnp.zeros((num_groups,), dtype), 0.5)
-        spread = jax.tree.map(lambda g, a: keep[g].astype(a.dtype), groups, x)
+        spread = spread_over(groups, keep, x)
     return Perturbation(masked(spread, x, tree.broadcast_prefix("baseline", baseline, x)), keep, tree.ones_like(keep))
 
 
+def spread_over(groups: PyTree, values: Array, x: PyTree) -> PyTree:
+    """Returns to each entry of x the value of its group, [num_groups], in its dtype; NaN for a group outside."""
+
+    def leaf(group: Array, like: Array) -> Array:
+        inside = (group >= 0) & (group < values.shape[0])
+        return jnp.where(inside, values[group], jnp.full_like(values, jnp.nan)[group]).astype(like.dtype)
+
+    return jax.tree.map(leaf, groups, x)
+
+
 def masked(keep: PyTree, x: PyTree, baseline: PyTree) -> PyTree:
-    """Returns x where `keep` is 1 and the baseline where it is 0."""
-    return jax.tree.map(lambda z, a, b: jnp.where(z != 0, a, b), keep, x, baseline)
+    """Returns x where `keep` is 1, the baseline where it is 0, and NaN where it is NaN."""
+
+    def leaf(z: Array, a: Array, b: Array) -> Array:
+        return jnp.where(jnp.isnan(z), z.astype(a.dtype), jnp.where(z != 0, a, b))
+
+    return jax.tree.map(leaf, keep, x, baseline)
 
 
 def checked_groups(method: str, groups: PyTree, num_groups: int | None, x: PyTree) -> PyTree:

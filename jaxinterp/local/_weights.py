@@ -40,7 +40,7 @@ def exponential_weight(
     r"""The weight :math:`\exp(-d^2 / 2w^2)` of LIME as its package and captum compute it.
 
     Beware: other code (that of Han et al., 2022) writes :math:`\exp(-d^2 / w^2)`; the same width is then another
-      kernel.
+    kernel.
 
     Args:
       kernel_width: w > 0, in the units of the distance.

@@ -199,6 +199,11 @@ def _linen_variables(caller: str, model: Any, variables: Mapping[str, Any] | Non
         )
     if variables is None:
         raise TypeError(f"The Linen module {type(model).__name__} needs its variables: {caller}(module, variables).")
+    if variables and not {"params", "batch_stats"} & set(variables):
+        raise TypeError(
+            f"{caller} needs the variables as `module.init` returns them, a dictionary with the key 'params'; got the "
+            f"keys {', '.join(map(repr, variables))}. Write {caller}(module, {{'params': params}})."
+        )
     return jax.tree.map(jnp.array, unfreeze(dict(variables)))
 
 

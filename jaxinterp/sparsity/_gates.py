@@ -8,6 +8,7 @@ Babu (2016, Learning Neural Network Architectures using Backpropagation) for gat
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -214,32 +215,33 @@ class Count:
         return 1 - self.kept / self.gated if self.gated else 0.0
 
 
-def count_by_parameter(params: PyTree, mask: PyTree) -> dict[str, Count]:
-    """Counts what a mask leaves of each gated parameter, by its path.
+def count_by_parameter(params: PyTree, *masks: PyTree) -> dict[str, Count]:
+    """Counts what one mask, or several together, leave of each gated parameter, by its path.
 
     Raises:
-      ValueError: if the mask does not have the structure of the parameters, or does not broadcast to them.
+      ValueError: if a mask does not have the structure of the parameters, or does not broadcast to them.
 
     >>> params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     >>> count_by_parameter(params, {"kernel": jnp.array([[1.0, 0.0, 0.0]]), "bias": None})
     {'kernel': Count(kept=2, gated=6, total=6)}
     """
     is_none = lambda leaf: leaf is None  # noqa: E731
-    masks = jax.tree.leaves(mask, is_leaf=is_none)
+    flat = [jax.tree.leaves(mask, is_leaf=is_none) for mask in masks]
     counts = {}
-    for (path, p), m in zip(jax.tree_util.tree_leaves_with_path(params, is_leaf=is_none), masks, strict=True):
-        if m is not None:
-            kept = int(jnp.sum(jnp.broadcast_to(m, p.shape) != 0))
+    for (path, p), *gates in zip(jax.tree_util.tree_leaves_with_path(params, is_leaf=is_none), *flat, strict=True):
+        open_gates = [jnp.broadcast_to(m != 0, p.shape) for m in gates if m is not None]
+        if open_gates:
+            kept = int(jnp.sum(functools.reduce(jnp.logical_and, open_gates)))
             counts[jax.tree_util.keystr(path, simple=True, separator="/")] = Count(kept, p.size, p.size)
     return counts
 
 
-def count(params: PyTree, mask: PyTree) -> Count:
-    """Counts what a mask leaves of all parameters.
+def count(params: PyTree, *masks: PyTree) -> Count:
+    """Counts what one mask, or several together, leave of all parameters.
 
     >>> params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     >>> count(params, {"kernel": jnp.array([[1.0, 0.0, 0.0]]), "bias": None})
     Count(kept=2, gated=6, total=9)
     """
-    counts = count_by_parameter(params, mask).values()
+    counts = count_by_parameter(params, *masks).values()
     return Count(sum(c.kept for c in counts), sum(c.gated for c in counts), tree.size(params))

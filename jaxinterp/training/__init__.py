@@ -12,6 +12,7 @@ from jaxinterp.training._metrics import read_metrics as read_metrics
 from jaxinterp.training._objective import GateRegulariser as GateRegulariser
 from jaxinterp.training._objective import Objective as Objective
 from jaxinterp.training._objective import WeightedPenalty as WeightedPenalty
+from jaxinterp.training._objective import final_masks as final_masks
 from jaxinterp.training._objective import final_params as final_params
 from jaxinterp.training._objective import make_objective as make_objective
 from jaxinterp.training._optimizers import adam as adam

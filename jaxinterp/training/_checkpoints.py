@@ -81,7 +81,8 @@ class Checkpoints:
         Raises:
           CheckpointError: if there is none, or it holds other arrays than `like`.
         """
-        scores = {step: self._read(step)["score"] for step in sorted(self._steps()) if self._intact(step)}
+        records = {step: self._read(step) for step in self._steps() if self._intact(step)}
+        scores = {step: record["score"] for step, record in records.items() if record}
         if not scores:
             raise CheckpointError(f"{self.directory} holds no intact checkpoint; train again.")
         return self._load(max(scores, key=lambda step: (scores[step], step)), like)
@@ -92,8 +93,23 @@ class Checkpoints:
     def _record(self, step: int) -> pathlib.Path:
         return self.directory / f"{step:08d}.json"
 
-    def _read(self, step: int) -> dict[str, Any]:
-        return json.loads(self._record(step).read_text(encoding="utf-8"))
+    def digest(self, step: int) -> str | None:
+        """The fingerprint of a checkpoint, from its record; `None` if there is no valid one."""
+        record = self._read(step)
+        return record["digest"] if record else None
+
+    def is_intact(self, step: int) -> bool:
+        """Whether a checkpoint is what was saved; if not, it is put aside and reported."""
+        return self._intact(step)
+
+    def _read(self, step: int) -> dict[str, Any] | None:
+        """The record of a step, if it is what was written."""
+        try:
+            record = json.loads(self._record(step).read_text(encoding="utf-8"))
+            valid = record["digest"] == _digest_of({k: v for k, v in record.items() if k != "digest"})
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            return None
+        return record if valid else None
 
     def _steps(self) -> list[int]:
         if not self.directory.is_dir():
@@ -113,13 +129,13 @@ class Checkpoints:
             return "it was interrupted before it was complete"
         if not self._step(step).is_dir():
             return "its data are missing"
+        record = self._read(step)
+        if record is None:
+            return f"its record {self._record(step).name} has changed since it was written"
         try:
-            record = self._read(step)
-            if record["digest"] != _digest_of({k: v for k, v in record.items() if k != "digest"}):
-                return f"its record {self._record(step).name} has changed since it was written"
             wanted, found = record["files"], _file_digests(self._step(step))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            return f"its record cannot be read ({error!r})"
+        except OSError as error:
+            return f"it cannot be read ({error!r})"
         for name in sorted(wanted.keys() | found.keys()):
             if name not in found:
                 return f"the file {name} is missing"
@@ -136,22 +152,26 @@ class Checkpoints:
                 path.rename(rejected / f"{path.stem}-{attempt}{path.suffix}")
 
     def _clean_up(self) -> None:
-        """Removes what an interrupted save left behind."""
+        """Removes what an interrupted save or deletion left behind."""
         if self.directory.is_dir():
             for path in self.directory.iterdir():
                 if ".orbax-checkpoint-tmp" in path.name or path.suffix == ".tmp":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _delete_superseded(self) -> None:
-        scores = {step: self._read(step)["score"] for step in self._steps() if self._record(step).is_file()}
+        records = {step: self._read(step) for step in self._steps()}
+        scores = {step: record["score"] for step, record in records.items() if record}
         best = max(scores, key=lambda step: (scores[step], step))
         for step in sorted(scores)[: -self.keep_last]:
             if step != best:
-                self._record(step).unlink()  # first, so that a deletion cut short leaves no valid-looking step
-                shutil.rmtree(self._step(step), ignore_errors=True)
+                # Renamed first: a deletion cut short leaves names that `_clean_up` knows, and no half of a step.
+                discarded = self._step(step).with_suffix(".tmp")
+                self._step(step).rename(discarded)
+                self._record(step).unlink()
+                shutil.rmtree(discarded, ignore_errors=True)
 
     def _load(self, step: int, like: TrainState) -> TrainState:
-        wanted, found = _array_types(_as_arrays(like)), self._read(step)["arrays"]
+        wanted, found = _array_types(_as_arrays(like)), (self._read(step) or {}).get("arrays", {})
         differing = [name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)]
         if differing:
             name = differing[0]

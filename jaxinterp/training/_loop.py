@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinterp import checks
+from jaxinterp import checks, tree
 from jaxinterp.training._state import TrainState
 from jaxinterp.training._step import Step
 from jaxinterp.typing import Array
@@ -27,7 +27,7 @@ class Callback:
 
 
 class DivergenceError(ArithmeticError):
-    """The loss is NaN or infinite."""
+    """The loss or the parameters are NaN or infinite."""
 
 
 def fit(
@@ -58,17 +58,20 @@ def fit(
     return state
 
 
-def require_finite(step: int, metrics: dict[str, Array]) -> dict[str, float]:
+def require_finite(step: int, metrics: dict[str, Array], state: TrainState | None = None) -> dict[str, float]:
     """Returns the metrics as floats.
 
     Raises:
-      DivergenceError: if one is not finite; the parameters after such a step are worthless and must not be saved.
+      DivergenceError: if one is not finite, or one of the state's parameters, gates or statistics, which are from
+        after the update and the metrics from before; such a state is worthless and must not be saved.
     """
     values = {name: float(value) for name, value in metrics.items()}
     bad = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
+    if state is not None and not tree.all_finite((state.params, state.gates, state.state)):
+        bad.append("the parameters are not finite")
     if bad:
         raise DivergenceError(
             f"Training diverged: after step {step}, {', '.join(bad)}. Lower the learning rate or the weights of the "
-            "penalties; the last checkpoint is from before."
+            "penalties; checkpoints, if any, are from before."
         )
     return values

@@ -59,6 +59,7 @@ def make_objective(
       penalties: with their weights.
       regularisers: one for each tree of gates, in the order of `TrainState.gates`.
     """
+    names = _distinct([term.name for term in penalties])
 
     def objective(
         params: PyTree, gates: tuple, state: PyTree, key: Key, batch: tuple[Array, Array]
@@ -72,8 +73,8 @@ def make_objective(
         for i, term in enumerate(penalties):
             keys = jax.random.split(jax.random.fold_in(key, 2 + i), y.shape[0])
             values = jax.vmap(functools.partial(term.penalty, apply, masked, state))(keys, x, y)
-            metrics[term.name] = jnp.mean(values)
-            loss = loss + term.weight * metrics[term.name]
+            metrics[names[i]] = jnp.mean(values)
+            loss = loss + term.weight * metrics[names[i]]
         for tree, rule in zip(gates, regularisers, strict=True):
             loss = loss + rule.bimodal * sparsity.bimodal_penalty(tree)
             loss = loss + rule.sparsity * sparsity.sparsity_penalty(tree)
@@ -97,6 +98,16 @@ def apply_gates(params: PyTree, masks: tuple) -> PyTree:
     return params
 
 
+def final_masks(gates: tuple) -> tuple:
+    """The masks with which a network is evaluated and reported: the thresholded gates."""
+    return tuple(sparsity.threshold(tree) for tree in gates)
+
+
 def final_params(params: PyTree, gates: tuple) -> PyTree:
-    """The parameters as they are evaluated and reported: times the thresholded gates."""
-    return apply_gates(params, tuple(sparsity.threshold(tree) for tree in gates))
+    """The parameters times their final masks."""
+    return apply_gates(params, final_masks(gates))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, those that occur several times with their number."""
+    return [f"{name}_{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]

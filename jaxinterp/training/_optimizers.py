@@ -13,8 +13,11 @@ def adamw(learning_rate: float, *, num_steps: int, weight_decay: float = 0.0) ->
       num_steps: the step at which the rate is zero.
       weight_decay: fraction of a parameter taken away per unit of learning rate.
 
-    >>> adamw(1e-3, num_steps=10).init({"w": jnp.zeros(2)}) is not None
-    True
+    >>> optimizer = adamw(1e-3, num_steps=10)
+    >>> gradient = {"w": jnp.ones(1)}
+    >>> updates, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    >>> round(float(updates["w"][0]), 5)
+    -0.001
     """
     checks.positive_integer("num_steps", num_steps)
     return optax.adamw(optax.cosine_decay_schedule(learning_rate, num_steps), weight_decay=weight_decay)
@@ -31,8 +34,11 @@ def sgd(
       momentum: of the velocity.
       weight_decay: L2 coefficient, added to the gradient before the momentum.
 
-    >>> sgd(0.1, num_steps=10).init({"w": jnp.zeros(2)}) is not None
-    True
+    >>> optimizer = sgd(0.1, num_steps=10)
+    >>> gradient = {"w": jnp.ones(1)}
+    >>> updates, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    >>> round(float(updates["w"][0]), 5)
+    -0.1
     """
     checks.positive_integer("num_steps", num_steps)
     drops = {num_steps * 3 // 4: 0.1, num_steps * 7 // 8: 0.1}
@@ -43,7 +49,10 @@ def sgd(
 def adam(learning_rate: float) -> optax.GradientTransformation:
     """Adam (Kingma & Ba, 2015) at a constant rate: the optimiser of the gates.
 
-    >>> adam(1e-2).init({"w": jnp.zeros(2)}) is not None
-    True
+    >>> optimizer = adam(1e-2)
+    >>> gradient = {"w": jnp.ones(1)}
+    >>> updates, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    >>> round(float(updates["w"][0]), 5)
+    -0.01
     """
     return optax.adam(learning_rate)

@@ -17,10 +17,9 @@ CONFIGS = sorted((tiny.ROOT / "configs").glob("*.py"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_a_shipped_configuration_is_valid_and_survives_json(path):
     experiment = load_config(path)
-    text = json.dumps(_codec.to_plain(experiment))
-    again = _codec.from_plain(json.loads(text))
-    assert again == experiment
-    assert json.dumps(_codec.to_plain(again)) == text
+    plain = _codec.to_plain(experiment)
+    assert _codec.differences(json.loads(json.dumps(plain)), plain) == []
+    assert _codec.digest(json.loads(json.dumps(plain))) == _codec.digest(plain)
 
 
 def test_the_digest_changes_with_every_field():
@@ -91,14 +90,6 @@ def test_a_removed_part_is_a_difference():
 def test_a_wrong_value_is_named_with_its_field_and_the_remedy(changes, message):
     with pytest.raises(_codec.ConfigError, match=message):
         _validate.validate(tiny.experiment(**changes))
-
-
-def test_an_unknown_part_in_json_is_refused():
-    plain = _codec.to_plain(tiny.experiment())
-    with pytest.raises(_codec.ConfigError, match="'Transformer' is not a part"):
-        _codec.from_plain({**plain, "model": {"kind": "Transformer"}})
-    with pytest.raises(_codec.ConfigError, match="unexpected keyword argument 'depth'"):
-        _codec.from_plain({**plain, "model": {"kind": "MLP", "depth": 3}})
 
 
 @pytest.mark.parametrize(

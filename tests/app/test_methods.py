@@ -80,6 +80,17 @@ def test_a_mapped_call_is_a_loop(method):
 
 
 @METHOD
+def test_chunks_change_nothing(method):
+    """Of 1 or 5 evaluations, the second with a remainder, or all at once."""
+    if not method.takes_chunk_size:
+        pytest.skip("the method evaluates once")
+    x, key = points(1)[0], keys(1)[0]
+    at_once, *chunked = (jax.jit(method.build(smooth, chunk_size=size))(key, x) for size in (None, 1, 5))
+    for got in chunked:
+        assert_agree(got, at_once)
+
+
+@METHOD
 def test_eight_devices_are_one_device(method):
     assert jax.device_count() >= 8, "the test configuration makes eight devices"
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

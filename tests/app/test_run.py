@@ -1,6 +1,7 @@
 """A whole run: what is in the work directory, that nothing is done twice, and that the numbers are what they say."""
 
 import base64
+import dataclasses
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 
 from jaxinterp import heads, tree
 from jaxinterp.app import _codec, _stages
+from jaxinterp.app._dry_run import dry_run
 from jaxinterp.app._progress import Reporter
 from jaxinterp.app._run import STAGES, Run
 from jaxinterp.app._workdir import Workdir, WorkdirError
@@ -61,7 +63,7 @@ def test_everything_is_there(finished):
     }  # fmt: skip
     assert not list(finished.rglob("*tmp*"))
     config = json.loads((finished / "config.json").read_text())
-    assert _codec.from_plain(config["experiment"]) == tiny.experiment()
+    assert config["experiment"] == json.loads(_codec.to_json(tiny.experiment()))
     assert config["digest"] == _codec.digest(config["experiment"])
 
 
@@ -102,7 +104,9 @@ def test_the_explanations_are_of_the_examples_they_name(finished):
     with np.load(finished / "explanations" / "gradient.npz") as file:
         maps, finite = file["map"], file["finite"]
     with np.load(finished / "explanations" / "examples.npz") as file:
-        numbers, labels = file["number"], file["label"]
+        numbers, labels, inputs = file["number"], file["predicted"], file["x"]
+        np.testing.assert_array_equal(file["label"], run.dataset.test.y[numbers])
+    np.testing.assert_array_equal(inputs, run.dataset.test.x[numbers])
     assert finite.all()
     assert len(set(run.dataset.test.y[numbers])) == 3, "one example of each of three classes"
     f = heads.logit(lambda x: network.apply(network.params, network.state, x))
@@ -140,6 +144,92 @@ def test_arrays_that_cannot_be_read_are_made_again(work, damage):
     path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
     _stages.perform(make_run(work), STAGES)
     np.testing.assert_array_equal(np.load(path)["logits"], wanted)
+
+
+@pytest.mark.parametrize("name", ["measurements/curvature.npz", "explanations/gradient.npz", "report.html"])
+@pytest.mark.parametrize("damage", ["missing", "garbage"])
+def test_a_finished_stage_whose_files_are_damaged_is_done_again(work, name, damage):
+    path = work / name
+    wanted = np.load(path)["finite"] if path.suffix == ".npz" else None
+    path.unlink() if damage == "missing" else path.write_bytes(b"garbage")
+    _stages.perform(make_run(work), STAGES)
+    if path.suffix == ".npz":
+        np.testing.assert_array_equal(np.load(path)["finite"], wanted)
+    else:
+        assert "</html>" in path.read_text()
+
+
+def test_results_that_were_deleted_come_back(work):
+    wanted = results_of(work)
+    (work / "results.json").unlink()
+    _stages.perform(make_run(work), STAGES)
+    assert results_of(work) == wanted
+
+
+def test_all_results_are_of_one_network(work):
+    """The evaluated checkpoint is broken: training is finished no longer, and everything is done for the next best."""
+    before = results_of(work)
+    kernel = max((work / "checkpoints" / f"{before['best_step']:08d}").rglob("*"), key=lambda p: p.stat().st_size)
+    data = bytearray(kernel.read_bytes())
+    data[len(data) // 2] ^= 1
+    kernel.write_bytes(bytes(data))
+    (work / "stages" / "measure.json").unlink()
+    run = make_run(work)
+    _stages.perform(run, STAGES)
+    after = results_of(work)
+    assert any("has changed since it was written" in line for line in run.reporter.said)
+    assert not any("finished before" in line for line in run.reporter.said)
+    assert after["checkpoint"] == run.checkpoints.digest(after["best_step"])
+    network, test = run.trained(), run.dataset.test
+    f = heads.log_prob(lambda x: network.apply(network.params, network.state, x))
+    norms = [float(tree.norm(jax.grad(f)(x, y))) for x, y in zip(test.x[:5], test.y[:5], strict=True)]
+    assert after["gradient_norm"]["mean"] == pytest.approx(np.mean(norms), rel=1e-4)
+
+
+def test_one_example_is_enough(tmp_path):
+    one = tiny.app.Measure(num_examples=1, stddevs=(0.2,), num_samples=5, batch_size=4, num_iterations=5)
+    run = make_run(tmp_path / "work", measure=one)
+    _stages.perform(run, STAGES)
+    assert results_of(tmp_path / "work")["gradient_norm"]["stderr"] is None
+    assert "± unknown" in _stages.headline(run)
+
+
+@pytest.mark.parametrize("stage", ["explain", "measure", "report"])
+def test_a_stage_that_cannot_be_done_leaves_nothing_behind(tmp_path, stage):
+    run = make_run(tmp_path / "work")
+    with pytest.raises(WorkdirError, match=f"`{stage}` needs the results of `train`"):
+        _stages.perform(run, (stage,))
+    with pytest.raises(WorkdirError, match=f"`{stage}` needs the results of `train`"):
+        dry_run(run, (stage,))
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_foreign_directory_is_left_as_it_is(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(WorkdirError, match=r"not empty and holds no config\.json"):
+        _stages.perform(make_run(tmp_path), STAGES)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("part", ["explain", "measure"])
+def test_more_examples_than_there_are_is_refused(tmp_path, part):
+    settings = dataclasses.replace(getattr(tiny.experiment(), part), num_examples=361)
+    with pytest.raises(_codec.ConfigError, match=rf"{part}\.num_examples: 361 is more than the 359 test examples"):
+        dry_run(make_run(tmp_path / "work", **{part: settings}), STAGES)
+
+
+def test_gates_on_the_same_parameter_are_counted_together(tmp_path):
+    gates = (
+        tiny.app.Gates(parameters="dense_0/kernel", initial=1.0, bimodal=0.0, sparsity=0.0),
+        tiny.app.Gates(parameters="dense_0/kernel", initial=0.0, bimodal=0.0, sparsity=0.0, granularity="unit"),
+    )
+    run = make_run(
+        tmp_path / "work", gates=gates, training=dataclasses.replace(tiny.experiment().training, num_steps=1)
+    )
+    _stages.perform(run, ("train",))
+    found = results_of(tmp_path / "work")["sparsity"]
+    kernel = np.asarray(run.trained().params["dense_0"]["kernel"])
+    assert found["kept"] == np.count_nonzero(kernel) < kernel.size == found["gated"]
 
 
 def test_another_experiment_in_the_same_directory_is_refused_and_named(work):

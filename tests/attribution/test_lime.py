@@ -199,3 +199,11 @@ def test_inputs_are_refused_by_name():
         lime(jnp.sin)(jax.random.key(0), jnp.ones(3))
     with pytest.raises(ValueError, match=r"`baseline` of shape \(2,\) does not broadcast"):
         lime(jnp.sum)(jax.random.key(0), jnp.ones(3), baseline=jnp.ones(2))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("groups", [[0, 5, 1], [0, -1, 1]])
+def test_a_group_outside_is_nan_where_it_cannot_be_refused(groups):
+    run = jax.jit(lambda g: lime(jnp.sum, num_groups=2)(jax.random.key(0), jnp.ones(3), groups=g))
+    assert np.isnan(run(jnp.array(groups))).all()
+    assert np.isfinite(run(jnp.array([0, 1, 1]))).all()

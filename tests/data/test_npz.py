@@ -277,3 +277,10 @@ def test_cifar10_as_an_archive(shared, key):
         count = np.bincount(np.concatenate([dataset.train.y, dataset.validation.y]))
         np.testing.assert_array_equal(count, np.bincount(archive["y_train"]))
     np.testing.assert_allclose(dataset.train.x.mean((0, 1, 2), dtype=np.float64), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_without_channels_get_one(tmp_path, dtype):
+    x = RNG.integers(0, 256, (40, 5, 4)).astype(dtype)
+    np.savez(tmp_path / "grey.npz", x=x, y=np.arange(40) % 2)
+    assert data.npz(jax.random.key(0), tmp_path / "grey.npz").shape == (5, 4, 1)

@@ -103,10 +103,19 @@ def test_sums_of_bfloat16_are_kept_in_float32(chunk_size):
     assert float(thin) == pytest.approx(0.9, rel=1e-2)
 
 
-def test_integers_are_summed():
-    total = derivatives.weighted_sum(lambda t: (t > 1).astype(jnp.int32), jnp.arange(5.0), jnp.ones(5), chunk_size=2)
-    assert total.dtype == jnp.int32
-    assert int(total) == 3
+def test_integers_are_refused():
+    """The average of integers is no integer."""
+    with pytest.raises(TypeError, match=r"`weighted_sum` .* returned dtype int32; convert it"):
+        derivatives.weighted_sum(lambda t: (t > 1).astype(jnp.int32), jnp.arange(5.0), jnp.ones(5), chunk_size=2)
+    with pytest.raises(TypeError, match=r"`expectation` .* returned dtype int32; convert it"):
+        derivatives.expectation(lambda key: jax.random.randint(key, (), 1, 7, jnp.int32), 10)(jax.random.key(0))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(("nodes", "weights"), [(0, 0), (3, 2)])
+def test_nodes_need_weights(nodes, weights):
+    with pytest.raises(ValueError, match=rf"one weight for each node and at least one; got \({weights},\) weights"):
+        derivatives.weighted_sum(jnp.sin, jnp.zeros(nodes), jnp.ones(weights))
 
 
 @pytest.mark.core

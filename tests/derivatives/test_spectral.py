@@ -420,3 +420,15 @@ def test_arguments_are_checked(name):
         method(jnp.negative)(0, jnp.zeros(3))
     with pytest.raises(TypeError, match=f"`{name}` needs floating-point arrays, but its input has dtype int"):
         method(jnp.negative)(jax.random.key(0), jnp.arange(3))
+
+
+@pytest.mark.core
+def test_lanczos_of_a_large_operator():
+    """The coupling of Krylov vectors falls like the root of the dimension; it must not be taken for rounding."""
+    n = 1_000_000
+    diagonal = jnp.linspace(0.0, 0.5, n).at[0].set(-2.0).at[-1].set(1.0)
+    run = jax.jit(derivatives.lanczos(lambda v: diagonal * v, num_iterations=40, tolerance=1e-4))
+    low, high = run(jax.random.key(0), jnp.zeros(n))
+    assert float(low.value) == pytest.approx(-2, rel=1e-3)
+    assert float(high.value) == pytest.approx(1, rel=1e-3)
+    assert max(float(low.residual), float(high.residual)) < 5e-3

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinterp.evaluation import local_r_squared
+from jaxinterp import evaluation
 from jaxinterp.local import LinearModel, tangent
 
 X64 = jax.config.jax_enable_x64
@@ -39,6 +39,12 @@ def own_noise(key, n, shape, leaf=0):
     """The noise as the documentation defines it: leaf j of sample i is drawn from key/i/j, in float32."""
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), leaf))(jnp.arange(n))
     return np.asarray(jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(keys), np.float64)
+
+
+def local_r_squared(*args, **options):
+    """The value alone; the standard error has a test of its own."""
+    run = evaluation.local_r_squared(*args, **options)
+    return lambda *at, **arrays: run(*at, **arrays).mean
 
 
 def r_squared(values, predicted):
@@ -136,6 +142,18 @@ def test_a_large_mean_does_not_drown_the_variance():
     x = jnp.asarray(X, DTYPE)
     got = local_r_squared(f)(jax.random.key(0), tangent(f)(x), x, stddev=0.01)
     assert float(got) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.core
+def test_the_standard_error_is_the_spread_over_keys():
+    """400 estimates: their spread is known to 3.5 % (one standard deviation)."""
+    guess = model(SLOPE + A @ X, X @ SLOPE + 2 + X @ A @ X / 2 + 0.3, X)
+    run = functools.partial(evaluation.local_r_squared(quadratic, num_samples=400, chunk_size=None), stddev=1.0)
+    found = jax.jit(jax.vmap(run, in_axes=(0, None, None)))(
+        jax.random.split(jax.random.key(5), 400), guess, jnp.asarray(X, DTYPE)
+    )
+    assert float(jnp.mean(found.stderr)) == pytest.approx(float(jnp.std(found.mean)), rel=0.15)
+    assert found.num_samples.tolist() == [400] * 400
 
 
 @pytest.mark.core

@@ -630,3 +630,10 @@ def test_a_linen_module_needs_its_variables(convert):
         TypeError, match=rf"The Linen module LinenNet needs its variables: {convert.__name__}\(module, var"
     ):
         convert(LinenNet(), train=False)
+
+
+def test_the_variables_of_a_linen_module_hold_its_parameters():
+    """The inner dictionary alone would make every parameter a statistic."""
+    variables = {"Dense_0": {"kernel": jnp.ones((2, 2))}}
+    with pytest.raises(TypeError, match=r"with the key 'params'; got the keys .*Write as_function\(module, "):
+        models.as_function(linen.Dense(2), variables)

@@ -209,3 +209,23 @@ def test_relative_paths_work(states, tmp_path, monkeypatch):
     checkpoints.save(4, states[4], score=0.0)
     os.chdir(tmp_path)
     assert problem.bits(checkpoints.restore_latest(states[0])) == problem.bits(states[4])
+
+
+def test_a_broken_record_of_an_older_step_is_not_believed(folder, states):
+    """A score that has changed neither makes a step the best nor deletes the one that is."""
+    record = folder / "00000008.json"
+    record.write_text(record.read_text().replace('"score": 0.5', '"score": 9.5'))
+    checkpoints = training.Checkpoints(folder)
+    assert int(checkpoints.restore_latest(states[0]).step) == 12
+    checkpoints.save(16, states[12], score=0.1)
+    checkpoints.save(20, states[12], score=0.2)
+    assert problem.bits(checkpoints.restore_best(states[0])) == problem.bits(states[4])
+    assert (folder / "rejected" / "00000008-0.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"score": 1}'])
+def test_a_record_that_cannot_be_read_does_not_stop_a_save(folder, states, text):
+    (folder / "00000008.json").write_text(text)
+    checkpoints = training.Checkpoints(folder)
+    checkpoints.save(16, states[12], score=1.5)
+    assert problem.bits(checkpoints.restore_best(states[0])) == problem.bits(states[12])

@@ -1,5 +1,7 @@
 """The loop: resuming, callbacks, and stopping when the loss is no number."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -46,6 +48,16 @@ def test_a_loss_that_is_no_number_stops_training_with_its_step(bad):
     assert training.require_finite(3, {"loss": jnp.asarray(1.5)}) == {"loss": 1.5}
     with pytest.raises(training.DivergenceError, match=r"after step 3, loss = (nan|inf).*learning rate"):
         training.require_finite(3, {"loss": jnp.asarray(bad), "accuracy": jnp.asarray(0.5)})
+
+
+def test_a_state_that_is_not_finite_is_found_behind_a_finite_loss():
+    """The loss √Σw² at 0 is 0, and the update NaN: metrics are from before it."""
+    _, start = problem.setting()
+    state = start()
+    training.require_finite(3, {"loss": 0.0}, state)
+    spoilt = dataclasses.replace(state, params=jax.tree.map(lambda a: a * jnp.nan, state.params))
+    with pytest.raises(training.DivergenceError, match="after step 3, the parameters are not finite"):
+        training.require_finite(3, {"loss": 0.0}, spoilt)
 
 
 @pytest.mark.parametrize("num_steps", [0, -1])
