@@ -26,7 +26,7 @@ class Range:
     def __str__(self) -> str:
         if self.high < math.inf:
             return f"from {self.low} to {self.high}"
-        return f"finite and greater than {self.low}" if self.beyond else f"finite and at least {self.low}"
+        return f"greater than {self.low}" if self.beyond else f"at least {self.low}"
 
 
 Count = Annotated[int, Range(1)]

@@ -1,6 +1,7 @@
 """Checks of an experiment's values against their types and ranges, before anything is built."""
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any
@@ -39,7 +40,8 @@ def _check(value: Any, hint: Any, where: str) -> None:
     if origin is typing.Annotated:
         _check(value, arguments[0], where)
         if not arguments[1].holds(value):
-            raise ConfigError(f"{where}: must be {arguments[1]}; got {value!r}.")
+            finite = " and finite" if value == math.inf else ""
+            raise ConfigError(f"{where}: must be {arguments[1]}{finite}; got {value!r}.")
     elif origin is tuple and isinstance(value, tuple):
         for i, item in enumerate(value):
             _check(item, arguments[0], f"{where}.{i}")

@@ -33,7 +33,7 @@ def batches(split: Split, key: Key, batch_size: int) -> Callable[[int], tuple[np
     checks.positive_integer("batch_size", batch_size)
     checks.key("batches", key)
     if batch_size > len(split):
-        raise DataError(f"training.batch_size: {batch_size}, but there are only {len(split)} training examples.")
+        raise DataError(f"batch_size={batch_size}, but there are only {len(split)} training examples.")
     steps_per_epoch = len(split) // batch_size
 
     @functools.lru_cache(maxsize=1)

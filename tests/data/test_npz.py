@@ -153,12 +153,12 @@ def test_names_of_bytes_are_read_as_text(load):
         ({**FOUR, "x_train": np.array(1.0)}, r"\(x_train, y_train\): the inputs must be numbers .*float64 \(\)"),
         ({**FOUR, "x_train": X[:, 0]}, r"the inputs must be numbers of shape \[examples, ...\]; got float64 \(40,\)"),
         ({**FOUR, "x_train": X.astype(str)}, "the inputs must be numbers"),
-        ({**FOUR, "y_train": Y.astype(float)}, r"integers 0\.\.1; got dtype float64 \(convert them with `y.astype"),
-        ({**FOUR, "y_train": Y + 0.5}, r"integers 0\.\.1; got dtype float64\.$"),
+        ({**FOUR, "y_train": Y.astype(float)}, r"integers from 0; got dtype float64 \(convert them with `y.astype"),
+        ({**FOUR, "y_train": Y + 0.5}, r"integers from 0; got dtype float64\.$"),
         ({**FOUR, "y_train": Y.astype(str)}, r"labels must be integers .* got dtype <U"),
         (
             {**FOUR, "y_test": np.array([0, 1, -1, 0, -3, 0, 0])},
-            r"\(x_test, y_test\).*0\.\.1; got -3, -1 in the rows 2, 4",
+            r"\(x_test, y_test\).*from 0 to 1, .*; got -3, -1 in the rows 2, 4",
         ),
         ({**FOUR, "x_train": X[:0], "y_train": Y[:0]}, r"\(x_train, y_train\): there are no examples"),
         ({**FOUR, "x_train": X[:4], "y_train": Y[:4]}, "4 examples are too few for parts of"),
@@ -190,7 +190,9 @@ def test_a_label_larger_than_the_named_classes_is_refused(load):
 @pytest.mark.parametrize("name", ["x", "y", "class_names"])
 def test_objects_are_not_unpickled(load, name):
     arrays = {"x": X, "y": Y, "class_names": np.array(["a", "b"])}
-    with pytest.raises(data.DataError, match=r"not a readable .npz archive of plain arrays \(Object arrays cannot be"):
+    with pytest.raises(
+        data.DataError, match=r"not a readable .npz archive of plain arrays \(ValueError\); make it with"
+    ):
         load(**arrays | {name: arrays[name].astype(object)})
 
 
