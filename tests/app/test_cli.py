@@ -102,7 +102,10 @@ def test_bad_input_is_one_clear_message_and_status_two(capsys, tmp_path, monkeyp
 
 BAD_DATA = {
     "nan": (lambda x, y: (np.where(np.arange(40)[:, None] == 7, np.nan, x), y), r"NaN or infinite.*rows 7"),
-    "label": (lambda x, y: (x, np.where(np.arange(40) == 3, -1, y)), r"labels must be from 0 to 1, .*; got -1 in the rows 3"),
+    "label": (
+        lambda x, y: (x, np.where(np.arange(40) == 3, -1, y)),
+        r"labels must be from 0 to 1, .*; got -1 in the rows 3",
+    ),
     "shape": (lambda x, y: (x, y[:30]), r"40 inputs need as many labels.*\(30,\)"),
     "dtype": (lambda x, y: (x, y.astype(float)), r"labels must be integers.*float64.*astype\(int\)"),
     "text": (lambda x, y: (x.astype(str), y), r"must be numbers"),

@@ -77,7 +77,10 @@ def test_a_removed_part_is_a_difference():
         ({"model": app.MLP(activation="step")}, r"model.activation: must be one of 'gelu'.*got 'step'"),
         ({"optimizer": app.AdamW(learning_rate=0.0)}, r"optimizer.learning_rate: must be greater than 0; got 0.0"),
         ({"optimizer": app.AdamW(learning_rate="fast")}, r"optimizer.learning_rate: must be float; got 'fast'"),
-        ({"optimizer": app.AdamW(weight_decay=float("inf"))}, r"optimizer.weight_decay: must be at least 0 and finite; got inf"),
+        (
+            {"optimizer": app.AdamW(weight_decay=float("inf"))},
+            r"optimizer.weight_decay: must be at least 0 and finite; got inf",
+        ),
         ({"training": app.Training(num_steps=0)}, r"training.num_steps: must be at least 1; got 0"),
         ({"training": app.Training(best_after=float("nan"))}, r"training.best_after: must be from 0 to 1; got nan"),
         ({"explain": app.Explain(methods=("gradeint",))}, r"there is no method 'gradeint'; known are gradient,"),
