@@ -28,4 +28,5 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ON_DEMAND])
+    rooms = [name for name, value in globals().items() if (getattr(value, "__package__", "") or "").startswith("jaxinterp")]
+    return sorted({"__version__", *rooms, *_ON_DEMAND})

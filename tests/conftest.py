@@ -8,6 +8,7 @@ import os
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -36,6 +37,26 @@ def shared():
 def golden(shared):
     """Loads a file of golden arrays by name."""
     return lambda name: np.load(shared / "goldens" / f"{name}.npz")
+
+
+@pytest.fixture(scope="session")
+def trained_resnet(shared):
+    """Builds the trained CIFAR-10 ResNet-20 as a function of one normalised image, in the precision of the tests."""
+    from jaxinterp import models
+
+    def build(**options):
+        with np.load(shared / "data" / "cifar10_resnet20_torch_state.npz") as weights:
+            network = models.as_function(models.resnet_from_torch(weights, **options))
+        dtype = jnp.float64 if X64 else jnp.float32
+        params, state = jax.tree.map(lambda a: a.astype(dtype), (network.params, network.state))
+
+        def apply(x):
+            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # flax broadcasts
+                return network.apply(params, state, x)
+
+        return apply
+
+    return build
 
 
 @pytest.fixture

@@ -36,12 +36,11 @@ def perform(run: Run, stages: tuple[str, ...]) -> None:
         for stage in stages:
             if run.finished(stage):
                 run.reporter.say(f"{stage}: finished before")
-                continue
-            require_possible(run, (stage,))
-            with run.workdir.stage(stage, run.inputs(stage), _OUTPUTS[stage]) as results:
-                results |= _function(stage)(run)
+            else:
+                require_possible(run, (stage,))
+                with run.workdir.stage(stage, run.inputs(stage), _OUTPUTS[stage]) as results:
+                    results |= _function(stage)(run)
             run.workdir.write_json("results.json", _results(run))
-        run.workdir.write_json("results.json", _results(run))
 
 
 def require_possible(run: Run, stages: tuple[str, ...]) -> None:

@@ -80,10 +80,13 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "--version":
         print(jaxinterp.__version__)
         return 0
-    if command == "methods":
-        return _list_methods()
-    if command == "doctor":
-        return _doctor()
+    if command in ("methods", "doctor"):
+        if arguments[1:] in (["-h"], ["--help"]):
+            print(USAGE, end="")
+            return 0
+        if arguments[1:]:
+            raise ConfigError(f"`jaxinterp {command}` takes no arguments; got {shlex.join(arguments[1:])}.")
+        return _list_methods() if command == "methods" else _doctor()
     if command not in ("run", *STAGES):
         raise ConfigError(f"there is no command {command!r}; see `jaxinterp --help`.")
     return _work(command, arguments[1:])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinterp import attribution, derivatives, heads, local, models
+from jaxinterp import attribution, derivatives, heads, local
 
 X64 = jax.config.jax_enable_x64
 DTYPE = jnp.float64 if X64 else jnp.float32
@@ -21,17 +21,8 @@ def resnet(golden):
 
 
 @pytest.fixture(scope="module")
-def logits(shared):
-    """The network as a function of one normalised image."""
-    with np.load(shared / "data" / "cifar10_resnet20_torch_state.npz") as weights:
-        network = models.as_function(models.resnet_from_torch(weights))
-    params, state = jax.tree.map(lambda a: a.astype(DTYPE), (network.params, network.state))
-
-    def apply(x):
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # flax broadcasts
-            return network.apply(params, state, x)
-
-    return apply
+def logits(trained_resnet):
+    return trained_resnet()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinterp import geometry, heads, models
+from jaxinterp import geometry, heads
 
 X64 = jax.config.jax_enable_x64
 DTYPE = jnp.float64 if X64 else jnp.float32
@@ -58,14 +58,8 @@ def test_the_small_network(head, small, arrays):
 
 
 @pytest.fixture(scope="module")
-def resnet(shared):
-    with np.load(shared / "data" / "cifar10_resnet20_torch_state.npz") as weights:
-        network = models.as_function(models.resnet_from_torch(weights, activation=softplus(10.0)))
-    params, state = jax.tree.map(lambda a: a.astype(DTYPE), (network.params, network.state))
-
-    def apply(x):
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # flax broadcasts
-            return network.apply(params, state, x)
+def resnet(trained_resnet):
+    apply = trained_resnet(activation=softplus(10.0))
 
     @functools.cache
     def measure(head):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxinterp import models, robustness
+from jaxinterp import robustness
 
 X64 = jax.config.jax_enable_x64
 DTYPE = jnp.float64 if X64 else jnp.float32
@@ -24,17 +24,10 @@ def arrays(golden):
 
 
 @pytest.fixture(scope="module")
-def logits(shared):
+def logits(trained_resnet):
     """The network as a function of one image with values in [0, 1]."""
-    with np.load(shared / "data" / "cifar10_resnet20_torch_state.npz") as weights:
-        network = models.as_function(models.resnet_from_torch(weights))
-    params, state = jax.tree.map(lambda a: a.astype(DTYPE), (network.params, network.state))
-
-    def apply(x):
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # flax broadcasts
-            return network.apply(params, state, (x - jnp.asarray(MEAN, x.dtype)) / jnp.asarray(STD, x.dtype))
-
-    return apply
+    network = trained_resnet()
+    return lambda x: network((x - jnp.asarray(MEAN, x.dtype)) / jnp.asarray(STD, x.dtype))
 
 
 @pytest.fixture(scope="module")
