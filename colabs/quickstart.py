@@ -143,8 +143,9 @@ fit = jax.jit(functools.partial(ji.local.secant(score, argnums=2, neighbourhood=
 fidelity = jax.jit(ji.evaluation.local_r_squared(score, argnums=2))
 for stddev in (0.01, 0.1, 0.3):
     secant = fit(jax.random.key(5), *single, stddev=stddev)
-    quality = [float(fidelity(jax.random.key(6), g, *single, stddev=stddev)) for g in (tangent, secant)]
-    print(f"noise {stddev:<5} R² of the tangent {quality[0]:6.3f}, of the secant {quality[1]:6.3f}")
+    found = [fidelity(jax.random.key(6), model, *single, stddev=stddev) for model in (tangent, secant)]
+    told = [f"{r.mean:6.3f} ± {r.stderr:.3f}" for r in found]
+    print(f"noise {stddev:<5} R² of the tangent {told[0]}, of the secant {told[1]}")
 
 # %% [markdown]
 # ## How curved?

@@ -28,5 +28,5 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    rooms = [name for name, value in globals().items() if (getattr(value, "__package__", "") or "").startswith("jaxinterp")]
+    rooms = [name for name, value in globals().items() if getattr(value, "__name__", "").startswith("jaxinterp.")]
     return sorted({"__version__", *rooms, *_ON_DEMAND})
