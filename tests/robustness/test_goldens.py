@@ -27,7 +27,8 @@ def arrays(golden):
 def logits(trained_resnet):
     """The network as a function of one image with values in [0, 1]."""
     network = trained_resnet()
-    return lambda x: network((x - jnp.asarray(MEAN, x.dtype)) / jnp.asarray(STD, x.dtype))
+    mean, std = (jnp.asarray(value, DTYPE)[None, None] for value in (MEAN, STD))
+    return lambda x: network((x - mean) / std)
 
 
 @pytest.fixture(scope="module")
