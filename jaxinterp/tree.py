@@ -72,14 +72,15 @@ def norm(a: PyTree) -> Array:
     The entries are divided by the largest before they are squared: squares leave the range of float32 below 1e-19 and
     above 1e19.
     """
-    wide = jax.tree.map(lambda leaf: leaf.astype(accumulator(leaf.dtype)), a)
+    dtype = max((accumulator(leaf.dtype) for leaf in jax.tree.leaves(a)), key=lambda dtype: jnp.finfo(dtype).bits)
+    wide = jax.tree.map(lambda leaf: leaf.astype(dtype), a)
     largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(wide)]).max()
     largest = jax.lax.stop_gradient(largest)
     is_zero = largest == 0  # written so that NaN is not taken for zero
     largest = jnp.where(is_zero | jnp.isinf(largest), jnp.ones_like(largest), largest)
-    square = squared_norm(jax.tree.map(lambda leaf: leaf / largest.astype(leaf.dtype), wide))
+    square = squared_norm(jax.tree.map(lambda leaf: leaf / largest, wide))
     root = jnp.sqrt(jnp.where(is_zero, jnp.ones_like(square), square))
-    return jnp.where(is_zero, jnp.zeros_like(square), root * largest.astype(root.dtype))
+    return jnp.where(is_zero, jnp.zeros_like(square), root * largest)
 
 
 def zeros_like(a: PyTree) -> PyTree:

@@ -263,3 +263,8 @@ def test_draws_have_their_probability():
 def test_a_probability_must_be_a_prefix():
     with pytest.raises(ValueError, match=r"`probability` of shape \(3,\) does not broadcast"):
         tree.bernoulli_like(jax.random.key(0), jnp.zeros(2), jnp.ones(3))
+
+
+@pytest.mark.core
+def test_the_norm_of_leaves_of_two_dtypes():
+    assert float(tree.norm({"a": jnp.array([3e-20, 4e-20]), "b": jnp.zeros(2, jnp.bfloat16)})) == pytest.approx(5e-20)

@@ -95,9 +95,13 @@ class Run:
         plain = _codec.to_plain(self.experiment)
         parts = {"train": ("data", "model", "optimizer", "gates", "penalties", "training", "seed")}
         own = {name: plain[name] for name in parts.get(stage, (stage,)) if name in plain}
-        before = {"train": (), "report": ("explain", "measure")}.get(stage, ("train",))
-        network = None if stage == "train" else self._evaluated_checkpoint()
-        return _codec.digest(stage, own, [self.inputs(b) for b in before], network, self._data_digest)
+        before: dict[str, Any] = {}
+        if stage in ("explain", "measure"):
+            before = {"train": self.inputs("train"), "checkpoint": self._evaluated_checkpoint()}
+        if stage == "report":
+            records = {name: self.finished(name) for name in ("train", "explain", "measure")}
+            before = {name: [r["inputs"], r["results"], r["files"]] if r else None for name, r in records.items()}
+        return _codec.digest(stage, own, before, self._data_digest)
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """The record of a stage, if it is finished and what it left is still there."""

@@ -28,6 +28,7 @@ def perform(run: Run, stages: tuple[str, ...]) -> None:
       ConfigError: if more examples are asked for than there are.
       WorkdirError: if a stage is asked for whose results depend on one that was not done.
     """
+    run.workdir.require_same(_codec.to_plain(run.experiment))
     require_possible(run, stages)
     with run.workdir.opened(_codec.to_plain(run.experiment)):
         trained = run.finished("train")

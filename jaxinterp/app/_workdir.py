@@ -10,13 +10,13 @@ import hashlib
 import json
 import pathlib
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import filelock
 import numpy as np
 
+from jaxinterp import data
 from jaxinterp.app import _codec
 
 
@@ -60,10 +60,10 @@ class Workdir:
           WorkdirError: if it cannot be written to, another run is at work in it, or it holds another experiment.
         """
         self.require_same(experiment)  # before anything is written
-        lock = filelock.FileLock(self.root / ".lock", blocking=False)
+        lock = filelock.FileLock(self.root / ".lock")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            lock.acquire(blocking=False)
         except filelock.Timeout as error:
             raise WorkdirError(
                 f"Another run is at work in {self.root}; wait for it, or choose another --workdir."
@@ -72,17 +72,19 @@ class Workdir:
             raise WorkdirError(
                 f"{self.root} cannot be written to ({error.strerror}); choose another --workdir."
             ) from error
-        with lock:
+        try:
             self.require_same(experiment)
             if not (self.root / "config.json").exists():
                 self.write_json("config.json", {"digest": _codec.digest(experiment), "experiment": experiment})
             yield
+        finally:
+            lock.release()
 
     def require_same(self, experiment: Any) -> None:
         """Raises `WorkdirError` naming the fields if the directory holds another experiment than `experiment`."""
         path = self.root / "config.json"
         if not path.exists():
-            if self.root.is_dir() and any(p.name != ".lock" for p in self.root.iterdir()):
+            if self.root.is_dir() and any(p.name not in (".lock", ".config.tmp.json") for p in self.root.iterdir()):
                 raise WorkdirError(f"{self.root} is not empty and holds no config.json; choose another --workdir.")
             return
         try:
@@ -126,8 +128,7 @@ class Workdir:
           make: makes them.
         """
         path = self.root / f"{name}.npz"
-        unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-        with contextlib.suppress(*unreadable), path.open("rb") as stream, np.load(stream) as file:
+        with contextlib.suppress(KeyError, *data.UNREADABLE), path.open("rb") as stream, np.load(stream) as file:
             if str(file["fingerprint"]) == inputs:
                 return {key: file[key] for key in file.files if key != "fingerprint"}
         made = {key: np.asarray(value) for key, value in make().items()}

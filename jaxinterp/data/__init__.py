@@ -2,6 +2,7 @@
 
 from jaxinterp.data._cifar import cifar10 as cifar10
 from jaxinterp.data._cifar import cifar100 as cifar100
+from jaxinterp.data._dataset import UNREADABLE as UNREADABLE
 from jaxinterp.data._dataset import DataError as DataError
 from jaxinterp.data._dataset import Dataset as Dataset
 from jaxinterp.data._dataset import Normalisation as Normalisation

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -208,6 +210,10 @@ def with_test_part(
         feature_names,
         normalisation,
     )
+
+
+UNREADABLE = (ValueError, TypeError, NotImplementedError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises when an archive is damaged or is none."""
 
 
 def existing_directory(directory: str | pathlib.Path) -> pathlib.Path:

@@ -3,13 +3,11 @@
 import functools
 import math
 import pathlib
-import zipfile
-import zlib
 
 import jax
 import numpy as np
 
-from jaxinterp.data._dataset import DataError, Dataset, check_examples, divide, standardise, with_test_part
+from jaxinterp.data._dataset import UNREADABLE, DataError, Dataset, check_examples, divide, standardise, with_test_part
 from jaxinterp.typing import Key
 
 
@@ -32,11 +30,10 @@ def npz(key: Key, path: str | pathlib.Path) -> Dataset:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.")
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array; save several with `np.savez(path, x=x, y=y)`.")
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, TypeError, NotImplementedError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            arrays = {} if isinstance(archive, np.ndarray) else {name: archive[name] for name in archive.files}
+    except UNREADABLE as error:
         raise DataError(
             f"{path}: not a readable .npz archive of plain arrays ({type(error).__name__}); make it with "
             "`np.savez(path, x=x, y=y)` from numbers and strings."
@@ -44,7 +41,8 @@ def npz(key: Key, path: str | pathlib.Path) -> Dataset:
     split = {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys()
     if not split and not {"x", "y"} <= arrays.keys():
         raise DataError(
-            f"{path}: needs x_train, y_train, x_test, y_test or x and y; it holds {', '.join(sorted(arrays))}."
+            f"{path}: needs x_train, y_train, x_test, y_test or x and y; it holds "
+            f"{', '.join(sorted(arrays)) or 'no named arrays: save them with `np.savez(path, x=x, y=y)`'}."
         )
     pairs = [("x_train", "y_train"), ("x_test", "y_test")] if split else [("x", "y")]
     class_names = _names(path, arrays, "class_names", [str(i) for i in range(_num_classes(path, arrays, pairs))])

@@ -132,8 +132,8 @@ def _moments(
         fraction = size / (before + size)
         part = jnp.mean(values, 0)
         shift = part - mean
-        squares = squares + jnp.sum((values - part[None]) ** 2, 0) + before * fraction * shift**2
-        return mean + fraction * shift, squares
+        between = jnp.where(before == 0, jnp.zeros_like(shift), before * fraction * shift**2)
+        return mean + fraction * shift, squares + jnp.sum((values - part[None]) ** 2, 0) + between
 
     def merge(total: list[tuple[Array, Array]], indices: Array) -> list[tuple[Array, Array]]:
         values = jax.vmap(lambda i: program(jax.random.fold_in(key, i)))(indices)

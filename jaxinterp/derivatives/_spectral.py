@@ -99,8 +99,7 @@ def lanczos(
     The Lanczos iteration with full reorthogonalisation builds an orthonormal basis Q of the Krylov space, in which
     A is tridiagonal (T); the eigenvectors are Q·s for the extreme eigenvectors s of T (Golub & Van Loan, 2013, ch.
     10). It stops when both residual estimates :math:`\beta_k |s_k|` are below tolerance·max|θ|, or after
-    `num_iterations` products. When the Krylov space is exhausted it goes on from a fresh random direction, so that
-    repeated eigenvalues do not stop it.
+    `num_iterations` products. When the Krylov space is exhausted after one direction it goes on from a fresh one.
 
     Memory: `num_iterations` vectors.
 
@@ -188,9 +187,13 @@ def _ritz(diagonal: Array, off_diagonal: Array, last: Array) -> tuple[Array, tup
     inner = jnp.where(jnp.arange(size - 1) < last, off_diagonal[:-1], jnp.zeros_like(off_diagonal[:-1]))
     matrix = jnp.diag(jnp.where(reached, diagonal, beyond)) + jnp.diag(inner, 1) + jnp.diag(inner, -1)
     values, vectors = jnp.linalg.eigh(matrix)
-    low, high = vectors[:, 0], vectors[:, last]
-    ends = jnp.maximum(jnp.abs(low[last]), jnp.abs(high[last])) * off_diagonal[last]
-    magnitude = jnp.maximum(jnp.abs(values[0]), jnp.abs(values[last]))
+
+    def at_last(array: Array) -> Array:
+        return jax.lax.dynamic_index_in_dim(array, last, -1, keepdims=False)
+
+    low, high = vectors[:, 0], at_last(vectors)
+    ends = jnp.maximum(jnp.abs(at_last(low)), jnp.abs(at_last(high))) * at_last(off_diagonal)
+    magnitude = jnp.maximum(jnp.abs(values[0]), jnp.abs(at_last(values)))
     # One direction alone, though it be an eigenvector, does not show both ends.
     error = jnp.where(
         (last == 0) & (size > 1), jnp.inf, ends / jnp.where(magnitude == 0, jnp.ones_like(magnitude), magnitude)

@@ -18,7 +18,8 @@ class LeastSquares:
       intercept: a, a scalar.
       coefficients: b, [features].
       stderr: standard errors of the coefficients, [features], from the residuals of the fit and without the
-        assumption that these have equal variance (White, 1980, with the factor n/(n - p)).
+        assumption that these have equal variance (White, 1980, with the factor n/(n - p)). Infinite where the rows do
+        not determine a coefficient, and everywhere if there are no more samples than coefficients.
     """
 
     intercept: Array
@@ -39,7 +40,7 @@ def weighted_least_squares(design: Array, targets: Array, weights: Array, ridge:
       design: z, [samples, features].
       targets: y, [samples].
       weights: w >= 0, [samples]; all zero gives NaN.
-      ridge: λ >= 0; the intercept is not penalised.
+      ridge: λ >= 0; the intercept is not penalised. The derivative with respect to a traced λ is NaN at 0.
 
     Returns:
       A `LeastSquares`.
@@ -50,13 +51,19 @@ def weighted_least_squares(design: Array, targets: Array, weights: Array, ridge:
     height = jnp.dot(share, targets, precision="highest")
     root = jnp.sqrt(weights)
     rows = root[:, None] * (design - middle[None])
+    eps = float(jnp.finfo(design.dtype).eps)
+    lengths, uncentred = (jnp.linalg.norm(z, axis=0) for z in (rows, root[:, None] * design))
+    rows = jnp.where((lengths <= 4 * eps * uncentred)[None], jnp.zeros_like(rows), rows)  # constant up to rounding
     heights = root * (targets - height)
     damped = features if checks.concrete(ridge) is None or ridge else 0  # no rows of zeros
     damping = jnp.sqrt(jnp.asarray(ridge, design.dtype)) * jnp.eye(damped, features, dtype=design.dtype)
-    cutoff = 4 * float(jnp.finfo(design.dtype).eps) * samples**0.5
-    pseudo_inverse = jnp.linalg.pinv(jnp.concatenate([rows, damping]), rtol=cutoff)[:, :samples]
+    stacked = jnp.concatenate([rows, damping])
+    pseudo_inverse = jnp.linalg.pinv(stacked, rtol=4 * eps * samples**0.5)
+    determined = jnp.sum(pseudo_inverse * stacked.T, axis=1) > 0.99  # the diagonal of the projection on the rows
+    pseudo_inverse = pseudo_inverse[:, :samples]
     slope = jnp.dot(pseudo_inverse, heights, precision="highest")
     residual = heights - jnp.dot(rows, slope, precision="highest")
-    freedom = samples / max(samples - features - 1, 1)
-    stderr = jnp.sqrt(freedom * jnp.sum((pseudo_inverse * residual[None]) ** 2, axis=1))
+    freedom = samples - features - 1
+    stderr = jnp.sqrt(samples / max(freedom, 1) * jnp.sum((pseudo_inverse * residual[None]) ** 2, axis=1))
+    stderr = jnp.where(determined & (freedom > 0), stderr, jnp.full_like(stderr, jnp.inf))
     return LeastSquares(height - jnp.dot(middle, slope, precision="highest"), slope, stderr)

@@ -113,6 +113,8 @@ def spread_over(groups: PyTree, values: Array, x: PyTree) -> PyTree:
     """Returns to each entry of x the value of its group, [num_groups], in its dtype; NaN for a group outside."""
 
     def leaf(group: Array, like: Array) -> Array:
+        group = jnp.asarray(group)
+        group = group.astype(jnp.int32) if group.dtype.itemsize < 4 else group  # wide enough for the number of groups
         inside = (group >= 0) & (group < values.shape[0])
         return jnp.where(inside, values[group], jnp.full_like(values, jnp.nan)[group]).astype(like.dtype)
 

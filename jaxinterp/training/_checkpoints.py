@@ -154,20 +154,22 @@ class Checkpoints:
     def _clean_up(self) -> None:
         """Removes what an interrupted save or deletion left behind."""
         if self.directory.is_dir():
-            for path in self.directory.iterdir():
+            for path in list(self.directory.iterdir()):
+                if path.suffix == ".tmp" and path.is_dir():  # of a step that was being deleted
+                    path.with_suffix(".json").unlink(missing_ok=True)
                 if ".orbax-checkpoint-tmp" in path.name or path.suffix == ".tmp":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _delete_superseded(self) -> None:
-        records = {step: self._read(step) for step in self._steps()}
+        records = {step: self._read(step) for step in self._steps() if self._step(step).is_dir()}
         scores = {step: record["score"] for step, record in records.items() if record}
         best = max(scores, key=lambda step: (scores[step], step))
         for step in sorted(scores)[: -self.keep_last]:
             if step != best:
-                # Renamed first: a deletion cut short leaves names that `_clean_up` knows, and no half of a step.
+                # Renamed first: a deletion cut short leaves a name that `_clean_up` knows.
                 discarded = self._step(step).with_suffix(".tmp")
                 self._step(step).rename(discarded)
-                self._record(step).unlink()
+                self._record(step).unlink(missing_ok=True)
                 shutil.rmtree(discarded, ignore_errors=True)
 
     def _load(self, step: int, like: TrainState) -> TrainState:

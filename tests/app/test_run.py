@@ -146,6 +146,36 @@ def test_arrays_that_cannot_be_read_are_made_again(work, damage):
     np.testing.assert_array_equal(np.load(path)["logits"], wanted)
 
 
+def test_arrays_are_read_or_made_whatever_byte_has_changed(tmp_path):
+    workdir = Workdir(tmp_path)
+    values = {"a": np.arange(50.0), "b": np.ones((3, 4), np.int32)}
+    workdir.arrays("x", "inputs", lambda: values)
+    whole = (tmp_path / "x.npz").read_bytes()
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        (tmp_path / "x.npz").write_bytes(bytes(damaged))
+        np.testing.assert_array_equal(workdir.arrays("x", "inputs", lambda: values)["a"], values["a"])
+
+
+def test_the_directory_is_free_after_use(work):
+    run = make_run(work)
+    for _ in range(2):
+        with run.workdir.opened(_codec.to_plain(run.experiment)):
+            pass
+
+
+def test_the_report_follows_what_it_shows(work):
+    """Other numbers in an explanation, as another machine might give, make the report unfinished."""
+    run = make_run(work)
+    assert run.finished("report")
+    record = json.loads((work / "stages" / "explain.json").read_text())
+    record["results"]["non_finite_explanations"]["gradient"] = 1
+    (work / "stages" / "explain.json").write_text(json.dumps(record))
+    assert run.finished("explain")
+    assert not run.finished("report")
+
+
 @pytest.mark.parametrize("name", ["measurements/curvature.npz", "explanations/gradient.npz", "report.html"])
 @pytest.mark.parametrize("damage", ["missing", "garbage"])
 def test_a_finished_stage_whose_files_are_damaged_is_done_again(work, name, damage):

@@ -207,3 +207,14 @@ def test_a_group_outside_is_nan_where_it_cannot_be_refused(groups):
     run = jax.jit(lambda g: lime(jnp.sum, num_groups=2)(jax.random.key(0), jnp.ones(3), groups=g))
     assert np.isnan(run(jnp.array(groups))).all()
     assert np.isfinite(run(jnp.array([0, 1, 1]))).all()
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(("dtype", "count"), [(jnp.uint8, 256), (jnp.int8, 128)])
+def test_groups_of_any_integer_type(dtype, count):
+    """The number of groups is beyond the type."""
+    groups = np.arange(count) % 100
+    run = lime(jnp.sum, num_groups=count, num_samples=count + 50)
+    wanted = run(jax.random.key(0), jnp.ones(count), groups=jnp.asarray(groups))
+    np.testing.assert_array_equal(run(jax.random.key(0), jnp.ones(count), groups=jnp.asarray(groups, dtype)), wanted)
+    assert np.isfinite(wanted).all()

@@ -107,7 +107,7 @@ def test_a_column_of_zeros_gets_nothing():
     narrow = solved(design, targets, weights)
     assert float(wide.coefficients[1]) == pytest.approx(0, abs=1e-6)
     np.testing.assert_allclose(np.delete(wide.coefficients, 1), narrow.coefficients, rtol=1e-10 if X64 else 1e-4)
-    assert np.all(np.isfinite(wide.stderr))
+    assert np.isinf(wide.stderr).tolist() == [False, True, False, False]
 
 
 @pytest.mark.core
@@ -117,7 +117,7 @@ def test_fewer_samples_than_coefficients_with_a_ridge():
     expected = reference(design, targets, weights, 0.7)
     np.testing.assert_allclose(got.coefficients, expected.coef_, rtol=1e-3, atol=1e-4)
     assert float(got.intercept) == pytest.approx(expected.intercept_, rel=1e-3)
-    assert np.all(np.isfinite(got.stderr))
+    assert np.all(np.isinf(got.stderr))
 
 
 @pytest.mark.numerics
@@ -194,3 +194,25 @@ def test_lime_as_captum_computes_it(golden, name):
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=(1e-9 if X64 else 2e-5) * scale)
     np.testing.assert_allclose(found, arrays[name], rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.core
+def test_what_the_rows_do_not_determine_has_no_standard_error():
+    """A column that does not vary beside others, a column and its double, and as many coefficients as samples."""
+    design, targets, weights = problem(5)
+    got = solved(np.column_stack([design, 1e-9 * design[:, 0]]), targets, weights)
+    assert np.isinf(got.stderr).tolist() == [False, False, False, True]
+    got = solved(np.column_stack([design[:, :2], 2 * design[:, 0]]), targets, weights)
+    assert np.isinf(got.stderr).tolist() == [True, False, True]
+    assert np.isinf(solved(design[:4], targets[:4], weights[:4]).stderr).all()
+    assert np.isfinite(solved(design, targets, weights).stderr).all()
+
+
+@pytest.mark.core
+def test_a_column_that_is_constant_up_to_rounding_gets_nothing():
+    design, targets, weights = problem(6)
+    got = solved(np.column_stack([design, np.full(len(design), 0.1)]), targets, weights)
+    assert got.coefficients[3] == 0
+    got = solved(np.ones((20, 3)), np.arange(20.0), np.ones(20))
+    np.testing.assert_array_equal(got.coefficients, np.zeros(3))
+    assert float(got.intercept) == pytest.approx(9.5, rel=1e-5)

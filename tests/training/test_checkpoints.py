@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import random
 import shutil
 
@@ -229,3 +230,29 @@ def test_a_record_that_cannot_be_read_does_not_stop_a_save(folder, states, text)
     checkpoints = training.Checkpoints(folder)
     checkpoints.save(16, states[12], score=1.5)
     assert problem.bits(checkpoints.restore_best(states[0])) == problem.bits(states[12])
+
+
+@pytest.mark.parametrize("moment", ["rename", "unlink", "rmtree"])
+def test_a_deletion_cut_short_is_finished_later(folder, states, monkeypatch, moment):
+    """The kill comes just before the directory of step 8 is renamed, its record or the renamed directory deleted."""
+
+    def killed(*args, **keywords):
+        raise KeyboardInterrupt
+
+    checkpoints = training.Checkpoints(folder)
+    with monkeypatch.context() as patch:
+        place = shutil if moment == "rmtree" else pathlib.Path
+        original = getattr(place, moment)
+
+        def stops(path, *args, **keywords):
+            return killed() if path.name.startswith("00000008") else original(path, *args, **keywords)
+
+        patch.setattr(place, moment, stops)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(16, states[12], score=0.1)
+    assert checkpoints.restore_latest(states[0]) is not None
+    for step in (20, 24):
+        checkpoints.save(step, states[12], score=0.1)
+    assert problem.bits(checkpoints.restore_best(states[0])) == problem.bits(states[4])
+    kept = sorted(path.name for path in folder.iterdir())
+    assert kept == sorted(f"{step:08d}{suffix}" for step in (4, 20, 24) for suffix in ("", ".json"))
