@@ -181,10 +181,11 @@ def _ritz(diagonal: Array, off_diagonal: Array, last: Array) -> tuple[Array, tup
     ordered eigenvectors of the rows reached come first.
     """
     size = diagonal.shape[0]
-    reached = jnp.arange(size) <= last
+    rows = jnp.arange(size, dtype=last.dtype)
+    reached = rows <= last
     beyond = 4 * jnp.maximum(jnp.max(jnp.abs(diagonal)), jnp.max(jnp.abs(off_diagonal)))
     beyond = jnp.where(beyond == 0, jnp.ones_like(beyond), beyond)
-    inner = jnp.where(jnp.arange(size - 1) < last, off_diagonal[:-1], jnp.zeros_like(off_diagonal[:-1]))
+    inner = jnp.where(rows[:-1] < last, off_diagonal[:-1], jnp.zeros_like(off_diagonal[:-1]))
     matrix = jnp.diag(jnp.where(reached, diagonal, beyond)) + jnp.diag(inner, 1) + jnp.diag(inner, -1)
     values, vectors = jnp.linalg.eigh(matrix)
 
