@@ -1,10 +1,37 @@
 """Attributions: how much each entry of the input contributes to a scalar output."""
 
+from jaxinterp.attribution import lrp_rules as lrp_rules
+from jaxinterp.attribution import rules as rules
+from jaxinterp.attribution._ablation import feature_ablation as feature_ablation
+from jaxinterp.attribution._ablation import permutation as permutation
+from jaxinterp.attribution._cam import class_activation_map as class_activation_map
+from jaxinterp.attribution._cam import eigen_cam as eigen_cam
+from jaxinterp.attribution._cam import grad_cam as grad_cam
+from jaxinterp.attribution._cam import grad_cam_plus_plus as grad_cam_plus_plus
+from jaxinterp.attribution._cam import guided_grad_cam as guided_grad_cam
+from jaxinterp.attribution._cam import hires_cam as hires_cam
+from jaxinterp.attribution._cam import layer_cam as layer_cam
+from jaxinterp.attribution._cam import xgrad_cam as xgrad_cam
+from jaxinterp.attribution._deep_lift import deep_lift as deep_lift
+from jaxinterp.attribution._deep_lift import deep_lift_shap as deep_lift_shap
+from jaxinterp.attribution._expected import expected_gradients as expected_gradients
+from jaxinterp.attribution._full_grad import full_grad as full_grad
+from jaxinterp.attribution._full_grad import simple_full_grad as simple_full_grad
+from jaxinterp.attribution._full_grad import smooth_full_grad as smooth_full_grad
 from jaxinterp.attribution._gradient import gradient as gradient
 from jaxinterp.attribution._gradient import gradient_times_input as gradient_times_input
+from jaxinterp.attribution._guided import deconvolution as deconvolution
+from jaxinterp.attribution._guided import guided_backprop as guided_backprop
+from jaxinterp.attribution._images import align_corners as align_corners
+from jaxinterp.attribution._images import nearest as nearest
 from jaxinterp.attribution._integrated import integrated_gradients as integrated_gradients
 from jaxinterp.attribution._lime import lime as lime
+from jaxinterp.attribution._lrp import lrp as lrp
 from jaxinterp.attribution._occlusion import occlusion as occlusion
+from jaxinterp.attribution._rise import rise as rise
+from jaxinterp.attribution._score_cam import ablation_cam as ablation_cam
+from jaxinterp.attribution._score_cam import score_cam as score_cam
 from jaxinterp.attribution._smooth import smooth_grad as smooth_grad
+from jaxinterp.attribution._smooth import square_grad as square_grad
 from jaxinterp.attribution._smooth import var_grad as var_grad
 from jaxinterp.attribution._stochastic import with_stderr as with_stderr

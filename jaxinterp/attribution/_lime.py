@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from jaxinterp import checks, local, tree
+from jaxinterp import checks, local
 from jaxinterp.attribution._stochastic import averaged
 from jaxinterp.derivatives import Estimate, restrict
 from jaxinterp.typing import Key, PyTree, ScalarFn
@@ -59,12 +59,7 @@ def lime(
 
     def estimate(key: Key, *args: PyTree, baseline: PyTree = 0.0, groups: PyTree | None = None) -> Estimate:
         _, x = restrict("lime", f, argnums, args)
-        if (groups is None) != (num_groups is None):
-            raise TypeError(
-                "`lime` needs `num_groups` when it is built and `groups` at the call, both or neither; "
-                f"got num_groups={num_groups} and groups {'missing' if groups is None else 'given'}."
-            )
-        features = num_groups or tree.size(x)
+        _, features = local.feature_groups("lime", groups, num_groups, x)
         fit = local.secant(
             f,
             argnums,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinterp import checks, local, tree
+from jaxinterp.attribution._axes import checked_sizes, one_per_axis
 from jaxinterp.derivatives import restrict_scalar, weighted_sum
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
@@ -52,8 +53,8 @@ def occlusion(
     >>> explain(jnp.array([1.0, 2.0, 3.0])).tolist()
     [5.0, 9.0, 13.0]
     """
-    window = _per_axis("window", window)
-    stride = _per_axis("stride", 1 if stride is None else stride)
+    window = checked_sizes("window", window)
+    stride = checked_sizes("stride", 1 if stride is None else stride)
     checks.optional_chunk_size(chunk_size)
 
     def attribute(*args: PyTree, baseline: PyTree = 0.0) -> PyTree:
@@ -84,7 +85,7 @@ def _occlude(
     stride: int | tuple,
     chunk_size: int | None,
 ) -> Array:
-    sizes, steps = (_for_shape(name, s, x.shape) for name, s in (("window", window), ("stride", stride)))
+    sizes, steps = (one_per_axis("occlusion", name, s, x.shape) for name, s in (("window", window), ("stride", stride)))
     # Along each axis: the last window is the first that reaches the far border.
     starts = [
         range(0, (math.ceil(max(n - w, 0) / s)) * s + 1, s) for n, w, s in zip(x.shape, sizes, steps, strict=True)
@@ -117,19 +118,3 @@ def _coverage(shape: tuple[int, ...], sizes: tuple[int, ...], starts: list[range
             counts, sum(((np.arange(n) >= s) & (np.arange(n) < s + w)).astype(int) for s in along)
         )
     return counts
-
-
-def _per_axis(name: str, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
-    if isinstance(value, tuple):
-        return tuple(checks.positive_integer(name, v) for v in value)
-    return checks.positive_integer(name, value)
-
-
-def _for_shape(name: str, value: int | tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    sizes = value if isinstance(value, tuple) else (value,) * len(shape)
-    if len(sizes) != len(shape):
-        raise ValueError(
-            f"`{name}` of `occlusion` must have one size per axis of the input of shape {shape}, or be one integer; "
-            f"got {value}."
-        )
-    return sizes

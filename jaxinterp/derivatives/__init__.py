@@ -8,8 +8,6 @@ from jaxinterp.derivatives._products import gauss_newton as gauss_newton
 from jaxinterp.derivatives._products import hessian as hessian
 from jaxinterp.derivatives._products import hvp as hvp
 from jaxinterp.derivatives._products import jvp as jvp
-from jaxinterp.derivatives._products import restrict as restrict
-from jaxinterp.derivatives._products import restrict_scalar as restrict_scalar
 from jaxinterp.derivatives._products import vjp as vjp
 from jaxinterp.derivatives._quadrature import Quadrature as Quadrature
 from jaxinterp.derivatives._quadrature import QuadratureRule as QuadratureRule
@@ -23,3 +21,5 @@ from jaxinterp.derivatives._stochastic import diagonal as diagonal
 from jaxinterp.derivatives._stochastic import laplacian as laplacian
 from jaxinterp.derivatives._stochastic import squared_frobenius_norm as squared_frobenius_norm
 from jaxinterp.derivatives._stochastic import trace as trace
+from jaxinterp.interpreters import restrict as restrict
+from jaxinterp.interpreters import restrict_scalar as restrict_scalar

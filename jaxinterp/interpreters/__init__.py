@@ -1,6 +1,36 @@
 """Programs as data: what can be done with a function once its program (the jaxpr) is read."""
 
+from jaxinterp.interpreters import primitives as primitives
+from jaxinterp.interpreters._backward import Backward as Backward
+from jaxinterp.interpreters._backward import Call as Call
+from jaxinterp.interpreters._backward import Rules as Rules
+from jaxinterp.interpreters._backward import with_backward as with_backward
+from jaxinterp.interpreters._graph import Graph as Graph
+from jaxinterp.interpreters._graph import Node as Node
+from jaxinterp.interpreters._graph import Site as Site
+from jaxinterp.interpreters._graph import graph as graph
+from jaxinterp.interpreters._graph import names as names
 from jaxinterp.interpreters._ir import Program as Program
 from jaxinterp.interpreters._ir import detached as detached
 from jaxinterp.interpreters._ir import trace as trace
+from jaxinterp.interpreters._layers import Layer as Layer
+from jaxinterp.interpreters._layers import layers as layers
+from jaxinterp.interpreters._linearity import is_linear as is_linear
 from jaxinterp.interpreters._loop_safe import loop_safe as loop_safe
+from jaxinterp.interpreters._offsets import FullGradient as FullGradient
+from jaxinterp.interpreters._offsets import full_gradient as full_gradient
+from jaxinterp.interpreters._regions import Group as Group
+from jaxinterp.interpreters._regions import Grouping as Grouping
+from jaxinterp.interpreters._regions import activations as activations
+from jaxinterp.interpreters._regions import equations as equations
+from jaxinterp.interpreters._regions import regions as regions
+from jaxinterp.interpreters._restrict import restrict as restrict
+from jaxinterp.interpreters._restrict import restrict_scalar as restrict_scalar
+from jaxinterp.interpreters._signs import nonnegative as nonnegative
+from jaxinterp.interpreters._taps import SiteLike as SiteLike
+from jaxinterp.interpreters._taps import intermediates as intermediates
+from jaxinterp.interpreters._taps import patched as patched
+from jaxinterp.interpreters._taps import resolve as resolve
+from jaxinterp.interpreters._taps import resume_from as resume_from
+from jaxinterp.interpreters._taps import sites as sites
+from jaxinterp.interpreters._taps import with_perturbations as with_perturbations

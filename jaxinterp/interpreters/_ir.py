@@ -4,13 +4,19 @@ What differs between the supported versions of JAX is settled here: a closed and
 0.10 and one class from 0.12 on; `Primitive.get_bind_params` returns a pair up to 0.7 and a dictionary later.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.extend import core as jex
+from jax.extend import source_info_util
+from jax.extend.core import primitives as _primitives
 
 from jaxinterp.typing import PyTree
+
+NAMED: Any = _primitives
+"""The module in which primitives that `jax.lax` does not export are found by name."""
 
 Equation = jex.JaxprEqn
 Rule = Callable[[Equation, list], list | None]
@@ -86,9 +92,39 @@ def bind(equation: Equation, operands: list, **replaced: Any) -> list:
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 
+def scopes(equation: Equation) -> tuple[str, ...]:
+    """The names of the `jax.named_scope`s around an equation, those that `einsum` makes of its formula left out."""
+    stack = equation.source_info.name_stack.stack
+    names = [part for element in stack if type(element).__name__ == "Scope" for part in element.name.split("/")]
+    return tuple(name for name in names if re.fullmatch(r"[\w.\- ]+", name) and "->" not in name)
+
+
+def shapes(equation: Equation) -> list[jax.ShapeDtypeStruct]:
+    """The shapes and dtypes of an equation's operands and then of its results."""
+    avals: list[Any] = [atom.aval for atom in (*equation.invars, *equation.outvars)]
+    return [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+
+
+def source(equation: Equation) -> str:
+    """Where in the user's code an equation comes from."""
+    return source_info_util.summarize(equation.source_info)
+
+
+def inner_program(equation: Equation, names: Sequence[str]) -> Any:
+    """The jaxpr that an equation calls, if its primitive is one of `names`; `None` otherwise."""
+    if equation.primitive.name not in names:
+        return None
+    return equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether an operand of an equation is a number written into the program."""
+    return isinstance(atom, jex.Literal)
+
+
 def contains(jaxpr: Any, predicate: Callable[[Equation], bool]) -> bool:
     """Whether `predicate` holds for an equation of the jaxpr or of a program inside it."""
-    return any(predicate(equation) or contains_inside(equation, predicate) for equation in _opened(jaxpr)[0].eqns)
+    return any(predicate(equation) or contains_inside(equation, predicate) for equation in opened(jaxpr)[0].eqns)
 
 
 def contains_inside(equation: Equation, predicate: Callable[[Equation], bool]) -> bool:
@@ -114,16 +150,22 @@ def rewritten_inside(equation: Equation, rule: Rule) -> dict[str, Any]:
 
 
 def _rewritten(jaxpr: Any, rule: Rule) -> Any:
-    opened, constants = _opened(jaxpr)
-    closed = jax.make_jaxpr(lambda *flat: _run(opened, constants, rule, flat))(*[v.aval for v in opened.invars])
+    body, constants = opened(jaxpr)
+    closed = jax.make_jaxpr(lambda *flat: _run(body, constants, rule, flat))(*[v.aval for v in body.invars])
     if hasattr(jaxpr, "consts"):
         return closed
     return jaxpr if closed.consts else closed.jaxpr  # an open jaxpr has no room for constants: leave it as it came
 
 
-def _opened(jaxpr: Any) -> tuple[Any, Sequence]:
+def opened(jaxpr: Any) -> tuple[Any, Sequence]:
+    """The open jaxpr and its constants, of a closed or an open jaxpr."""
     return (jaxpr.jaxpr, jaxpr.consts) if hasattr(jaxpr, "consts") else (jaxpr, ())
 
 
 def _is_jaxpr(value: Any) -> bool:
     return isinstance(value, jex.ClosedJaxpr | jex.Jaxpr)
+
+
+def is_primitive(value: Any) -> bool:
+    """Whether `value` is one of JAX's primitives, or a user's."""
+    return isinstance(value, jex.Primitive)

@@ -150,6 +150,29 @@ def checked_groups(method: str, groups: PyTree, num_groups: int | None, x: PyTre
     return groups
 
 
+def feature_groups(method: str, groups: PyTree | None, num_groups: int | None, x: PyTree) -> tuple[PyTree, int]:
+    """Returns the feature of each entry of x and their number: `groups` if given, otherwise each entry its own.
+
+    Raises:
+      TypeError: if only one of `groups` and `num_groups` is given, or groups are not integers.
+      ValueError: if the groups are not shaped like x, or one is not in 0..num_groups-1.
+
+    >>> feature_groups("example", None, None, {"u": jnp.zeros(2), "v": jnp.zeros(())})
+    ({'u': array([0, 1], dtype=int32), 'v': array(2, dtype=int32)}, 3)
+    """
+    if (groups is None) != (num_groups is None):
+        raise TypeError(
+            f"`{method}` needs `num_groups` when it is built and `groups` at the call, both or neither; "
+            f"got num_groups={num_groups} and groups {'missing' if groups is None else 'given'}."
+        )
+    if num_groups is not None:
+        return checked_groups(method, groups, num_groups, x), num_groups
+    leaves, structure = jax.tree.flatten(x)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    numbers = [np.arange(e - a.size, e, dtype=np.int32).reshape(a.shape) for e, a in zip(ends, leaves, strict=True)]
+    return jax.tree.unflatten(structure, numbers), int(ends[-1])
+
+
 def grid_groups(shape: tuple[int, ...], cells: tuple[int, ...]) -> np.ndarray:
     """Returns `groups` for `binary_mask` that divide an array into a grid of nearly equal cells.
 

@@ -1,0 +1,183 @@
+"""DeepLIFT: the difference from a baseline, carried back through the program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxinterp import checks, interpreters, local, tree
+from jaxinterp.attribution import rules as tables
+from jaxinterp.attribution._propagation import SELECTING, kept_or_missing, traced
+from jaxinterp.derivatives import weighted_sum
+from jaxinterp.interpreters import Backward, Call, Graph, Group, Rules
+from jaxinterp.typing import Array, PyTree, ScalarFn
+
+
+def deep_lift(
+    f: ScalarFn, argnums: int | tuple[int, ...] = 0, *, rules: Rules = tables.deep_lift
+) -> Callable[..., PyTree]:
+    r"""DeepLIFT with the rescale rule: returns `(*args, baseline=0)` -> what each entry's difference contributes.
+
+    :math:`\phi_i = (x_i - b_i)\,m_i`, where the multipliers m are carried back like gradients: linear maps have their
+    derivative, an activation :math:`\frac{\varphi(z) - \varphi(z^b)}{z - z^b}` (its derivative where the difference
+    vanishes), a product of two arrays that both depend on x the mean of each factor at x and b, and max-pooling gives
+    the difference of its output to the entry chosen at the point where the output is larger. Each of these accounts
+    for its difference exactly, so :math:`\sum_i\phi_i = f(x) - f(b)`.
+
+    Args:
+      f: a scalar function.
+      argnums: the explained argument, or several (then the result is a tuple).
+      rules: backward rules of further primitives; see `attribution.rules`. The `reference` of their calls is the pair
+        of the inputs and the outputs at the baseline.
+
+    Returns:
+      A function of f's arguments and of the keyword `baseline` (b, a pytree prefix of x; zeros by default). The map is
+      like the explained argument, in units of f.
+
+    Raises:
+      TypeError: at the call, if f is not scalar or the input is not floating-point.
+      ValueError: at the call, if the baseline does not broadcast to the input.
+      NotImplementedError: at the call, for a primitive without a rule, such as a loop.
+
+    Source: Shrikumar, Greenside & Kundaje (2017).
+
+    >>> deep_lift(lambda x: jax.nn.relu(jnp.sum(x) - 1.0))(jnp.array([3.0, 1.0])).tolist()
+    [2.25, 0.75]
+    """
+
+    def attribute(*args: PyTree, baseline: PyTree = 0.0) -> PyTree:
+        program, x = traced("deep_lift", f, argnums, args)
+        origin = tree.broadcast_prefix("baseline", baseline, x)
+        program = program.unstopped()  # a difference is not stopped where a derivative is
+        groups = interpreters.activations(program)
+        leaves, structure = jax.tree.flatten(x)
+        before = program.evaluate(jax.tree.leaves(origin))
+        choose = _chooser(program, rules)
+
+        def reference(group: Group) -> tuple[dict, list]:
+            inside = {v: before[v] for node in group.nodes for v in node.inputs if v in program.active}
+            return inside, [before[v] for v in group.outputs]
+
+        multipliers = jax.grad(interpreters.with_backward(program, groups, choose, reference))(leaves)
+        return tree.mul(tree.sub(x, origin), jax.tree.unflatten(structure, multipliers))
+
+    return attribute
+
+
+def deep_lift_shap(
+    f: ScalarFn,
+    argnums: int | tuple[int, ...] = 0,
+    *,
+    rules: Rules = tables.deep_lift,
+    chunk_size: int | None = 1,
+) -> Callable[..., PyTree]:
+    r"""DeepLiftSHAP: returns `(*args, background)` -> the mean of `deep_lift` over a background data set.
+
+    :math:`\phi = \frac1n\sum_j \phi^{\mathrm{DL}}(x; b_j)`; it sums to :math:`f(x) - \frac1n\sum_j f(b_j)`.
+
+    Args:
+      f: a scalar function.
+      argnums: the explained argument, or several (then the result is a tuple).
+      rules: as for `deep_lift`.
+      chunk_size: background examples taken together; memory grows with it. `None` takes all.
+
+    Returns:
+      A function of f's arguments and of the keyword `background`, like the explained argument with a leading axis. The
+      map is like the explained argument, in units of f.
+
+    Raises:
+      TypeError: at the call, if f is not scalar or the input is not floating-point.
+      ValueError: at the call, if the background is not like the input with a leading axis.
+      NotImplementedError: at the call, for a primitive without a rule, such as a loop.
+
+    Source: Lundberg & Lee (2017).
+
+    >>> explain = deep_lift_shap(lambda x: jnp.sum(x) ** 2)
+    >>> explain(jnp.array([1.0, 2.0]), background=jnp.array([[0.0, 0.0], [1.0, 0.0]])).tolist()
+    [1.5, 7.0]
+    """
+    checks.optional_chunk_size(chunk_size)
+    explain = deep_lift(f, argnums, rules=rules)
+
+    def attribute(*args: PyTree, background: PyTree) -> PyTree:
+        positions = checks.argnums("deep_lift_shap", argnums, len(args))
+        x = tuple(args[i] for i in positions) if isinstance(argnums, tuple) else args[positions[0]]
+        background, rows = local.checked_background("deep_lift_shap", background, x)
+        weights = jnp.full(rows, 1 / rows, tree.accumulator(jnp.result_type(*jax.tree.leaves(x))))
+        return weighted_sum(lambda row: explain(*args, baseline=row), background, weights, chunk_size=chunk_size)
+
+    return attribute
+
+
+def _chooser(program: Graph, rules: Rules) -> Callable[[Group], Backward | None]:
+    def choose(group: Group) -> Backward | None:
+        node = group.nodes[0]
+        if group.kind == "activation":
+            return _rescaled
+        if node.equation.primitive in rules:
+            return rules[node.equation.primitive]
+        if node.name == "stop_gradient":
+            return lambda call: tuple(call.cotangents)
+        if node.name in SELECTING:
+            return _of_larger
+        moving = [v for v in node.inputs if v in program.active]
+        if node.name in ("mul", "dot_general", "conv_general_dilated") and len(moving) == 2:
+            return _averaged
+        if node.name == "div" and len(moving) == 2:
+            return _quotient
+        return kept_or_missing(program, node, rules)
+
+    return choose
+
+
+def _rescaled(call: Call) -> tuple[Array, ...]:
+    """Δout / Δin, elementwise; the derivative where the input hardly differs."""
+    (z,), (before, outputs_before) = call.inputs, call.reference
+    difference = z - before[call.moving[0]]
+    small = jnp.abs(difference) < _tolerance(z)
+    safe = jnp.where(small, jnp.ones_like(difference), difference)
+    changes = zip(call.cotangents, call.outputs, outputs_before, strict=True)
+    multiplied = sum(c * (out - old) / safe for c, out, old in changes)
+    return (jnp.where(small, call.pull(call.cotangents)[0], multiplied),)
+
+
+def _averaged(call: Call) -> tuple[Array, ...]:
+    """A bilinear map: the mean of its derivatives at both points, which accounts for the difference exactly."""
+    before = tuple(call.reference[0][v] for v in call.moving)
+    there = jax.vjp(call.function, *before)[1](call.cotangents)
+    return tuple((a + b) / 2 for a, b in zip(call.pull(call.cotangents), there, strict=True))
+
+
+def _quotient(call: Call) -> tuple[Array, ...]:
+    """A / b, as the product of a and the activation 1 / b."""
+    if len(call.inputs) == 1:
+        return tuple(map(jnp.zeros_like, call.inputs))
+    (a, b), (c,) = call.inputs, call.cotangents
+    old_a, old_b = (call.reference[0][v] for v in call.moving)
+    slopes = (1 / b + 1 / old_b) / 2, -(a + old_a) / 2 / (b * old_b)
+    return jax.vjp(lambda a, b: slopes[0] * a + slopes[1] * b, a, b)[1](c)
+
+
+def _of_larger(call: Call) -> tuple[Array, ...]:
+    """A choice: the output's difference goes to the entry chosen where the output is larger."""
+    before = tuple(call.reference[0][v] for v in call.moving)
+    here, there = [], []
+    for c, out, old in zip(call.cotangents, call.outputs, call.reference[1], strict=True):
+        change = c * (out - old)
+        here.append(jnp.where(out > old, change, jnp.zeros_like(change)))
+        there.append(jnp.where(out > old, jnp.zeros_like(change), change))
+    shares = zip(call.inputs, before, call.pull(here), jax.vjp(call.function, *before)[1](there), strict=True)
+    return tuple(_over(a + b, z - old) for z, old, a, b in shares)
+
+
+def _over(contribution: Array, difference: Array) -> Array:
+    small = jnp.abs(difference) < _tolerance(difference)
+    return jnp.where(
+        small, jnp.zeros_like(difference), contribution / jnp.where(small, jnp.ones_like(difference), difference)
+    )
+
+
+def _tolerance(z: Array) -> Any:
+    """Below this difference the quotient is rounding: the square root of the smallest normal spacing."""
+    return jnp.asarray(1e-10 if jnp.finfo(z.dtype).bits == 64 else 1e-6, z.dtype)

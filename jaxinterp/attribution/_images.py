@@ -1,0 +1,54 @@
+"""Images [*spatial, channels] of any spatial rank, and maps of another resolution brought to theirs."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinterp.typing import Array, PyTree
+
+Resize = Callable[[Array, tuple[int, ...]], Array]
+"""Takes a map and the spatial shape wanted; the axes after the spatial ones stay."""
+
+
+def single_image(method: str, x: PyTree) -> tuple[Array, PyTree]:
+    """The one array of x and the structure around it; `TypeError` if x is no image."""
+    leaves, structure = jax.tree.flatten(x)
+    if len(leaves) != 1 or leaves[0].ndim < 2:
+        raise TypeError(
+            f"`{method}` explains one image of shape [*spatial, channels]; got "
+            f"{'arrays' if len(leaves) > 1 else 'an array'} of shape {', '.join(str(leaf.shape) for leaf in leaves)}."
+        )
+    return leaves[0], structure
+
+
+def over_channels(values: Array, image: Array) -> Array:
+    """A map [*spatial] as an attribution: every channel of a pixel gets the pixel's number, in the image's dtype."""
+    return jnp.broadcast_to(values[..., None], image.shape).astype(image.dtype)
+
+
+def align_corners(values: Array, shape: tuple[int, ...]) -> Array:
+    """Linear interpolation whose corner samples keep their place: output i of n reads position i (m - 1) / (n - 1).
+
+    The convention of FullGrad and Grad-CAM in PyTorch (`align_corners=True`); `jax.image.resize` has another.
+
+    >>> align_corners(jnp.array([0.0, 2.0]), (3,)).tolist()
+    [0.0, 1.0, 2.0]
+    """
+    for axis, wanted in enumerate(shape):
+        given = values.shape[axis]
+        position = np.linspace(0, given - 1, wanted) if wanted > 1 else np.zeros(1)
+        weights = np.maximum(1 - np.abs(position[:, None] - np.arange(given)), 0)
+        matrix = jnp.asarray(weights, values.dtype)
+        values = jnp.moveaxis(jnp.tensordot(matrix, values, ((1,), (axis,)), precision="highest"), 0, axis)
+    return values
+
+
+def nearest(values: Array, shape: tuple[int, ...]) -> Array:
+    """The nearest sample, with half-pixel centres.
+
+    >>> nearest(jnp.array([0.0, 2.0]), (4,)).tolist()
+    [0.0, 0.0, 2.0, 2.0]
+    """
+    return jax.image.resize(values, (*shape, *values.shape[len(shape) :]), "nearest")

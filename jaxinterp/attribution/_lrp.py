@@ -1,0 +1,210 @@
+"""Layer-wise relevance propagation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxinterp import interpreters, tree
+from jaxinterp.attribution import rules as tables
+from jaxinterp.attribution._propagation import kept_or_missing, traced
+from jaxinterp.attribution.lrp_rules import Composite, LayerCall, LinearLayer, ZBox, epsilon_plus
+from jaxinterp.interpreters import Backward, Call, Graph, Group, Layer, Node, Rules
+from jaxinterp.typing import Array, PyTree, ScalarFn
+
+SUMS = ("add", "sub", "add_any", "reduce_sum", "reduce_window_sum", "cumsum")
+
+
+def lrp(
+    f: ScalarFn,
+    argnums: int | tuple[int, ...] = 0,
+    *,
+    composite: Composite | None = None,
+    rules: Rules = tables.lrp,
+) -> Callable[..., PyTree]:
+    r"""Layer-wise relevance propagation: returns `(*args)` -> the share of f(x) that falls to each entry of x.
+
+    Starting with f(x) at the output, each part of the program hands its relevance to its inputs. A linear layer
+    :math:`z = W a + b` does so by the rule that the composite gives it, in the simplest case
+    :math:`R_i = \sum_j \frac{a_i W_{ij}}{z_j} R_j`; sums split in proportion to their summands; activations and
+    max-pooling pass the relevance on. What biases contribute stays with them; a network without biases conserves:
+    :math:`\sum_i \phi_i = f(x)`.
+
+    Layers are found in the program, and batch normalisation behind one is merged into its kernel and bias first. The
+    normalisers of softmax, LayerNorm and RMSNorm count as constants, and a product of two arrays gives each factor
+    half: with these rules attention conserves, with the naive ones it explodes (Ali et al., 2022; Achtibat et al.,
+    2024).
+
+    Args:
+      f: a scalar function.
+      argnums: the explained argument, or several (then the result is a tuple).
+      composite: gives each linear layer its rule, such as `lrp_rules.epsilon_plus()` (the default),
+        `lrp_rules.uniform(lrp_rules.epsilon(1e-6))` or a function of your own.
+      rules: backward rules of further primitives; see `attribution.rules`.
+
+    Returns:
+      A function of f's arguments; the map is like the explained argument, in units of f.
+
+    Raises:
+      TypeError: at the call, if f is not scalar or the input is not floating-point.
+      ValueError: at the call, if `z_box` is given to a layer that does not read x itself.
+      NotImplementedError: at the call, for a primitive without a rule, such as a loop.
+
+    Source: Bach, Binder, Montavon, Klauschen, Müller & Samek (2015); Montavon et al. (2019).
+
+    >>> from jaxinterp.attribution import lrp_rules
+    >>> f = lambda x: jnp.array([1.0, -1.0]) @ jax.nn.relu(jnp.array([[2.0, 1.0], [0.0, 3.0]]) @ x)
+    >>> lrp(f, composite=lrp_rules.uniform(lrp_rules.epsilon(0.0)))(jnp.array([1.0, 1.0])).tolist()
+    [2.0, -2.0]
+    """
+    given = epsilon_plus() if composite is None else composite
+
+    def attribute(*args: PyTree) -> PyTree:
+        program, x = traced("lrp", f, argnums, args)
+        stops = _normaliser_stops(program)
+        program = program.detached(stops)
+        parts, layers = interpreters.layers(program)
+        choose, boxed = _rules(program, parts, layers, stops, given, rules)
+        leaves, structure = jax.tree.flatten(x)
+        probes = {key: jnp.zeros(program.avals[v].shape, program.avals[v].dtype) for key, v in boxed.items()}
+
+        def value(leaves: list[Array], probes: dict[int, Array]) -> Array:
+            return interpreters.with_backward(program, parts, choose, lambda group: probes.get(id(group)))(leaves)
+
+        slopes, relevances = jax.grad(value, argnums=(0, 1))(leaves, probes)
+        total = [a * c for a, c in zip(leaves, slopes, strict=True)]
+        for key, relevance in relevances.items():
+            back = _to_input(program, boxed[key], leaves, relevance)
+            total = tree.add(total, back)
+        return jax.tree.unflatten(structure, total)
+
+    return attribute
+
+
+def _normaliser_stops(program: Graph) -> frozenset[int]:
+    """The results of nonlinear functions inside normalisers, which count as constants."""
+    return frozenset(
+        v
+        for group in interpreters.regions(program)
+        if group.kind == "normaliser"
+        for node in group.nodes
+        if node.name not in ("mul", "div") and not interpreters.is_linear(node, program)
+        for v in node.outputs
+    )
+
+
+def _rules(
+    program: Graph,
+    parts: tuple[Group, ...],
+    layers: dict[int, Layer],
+    stops: frozenset[int],
+    composite: Composite,
+    rules: Rules,
+) -> tuple[Callable[[Group], Backward | None], dict[int, int]]:
+    """How relevance passes each part; and, of the layers with a rule for the input itself, the variable they read."""
+    positive = interpreters.nonnegative(program)
+    first = _readers_of_input(program)
+    chosen: dict[int, Any] = {}
+    boxed: dict[int, int] = {}
+    for index, part in enumerate(group for group in parts if id(group) in layers):
+        layer = layers[id(part)]
+        where = LinearLayer(layer.kind, index, len(layers), layer.node.site(), part.inputs[0] in first)
+        rule = composite(where)
+        if isinstance(rule, ZBox):
+            if not where.reads_input:
+                raise ValueError(
+                    f"`z_box` is a rule for layers that read the input; the layer {where.site} does not. Explain the "
+                    "network without its input normalisation, or give `z_box` where `layer.reads_input` holds."
+                )
+            boxed[id(part)] = part.inputs[0]
+        chosen[id(part)] = _through_layer(layer, rule, part.inputs[0] in positive)
+
+    def sum_rule(node: Node) -> Backward:
+        where = LinearLayer("sum", 0, 0, node.site(), False)
+        return _through_sum(composite(where))
+
+    def choose(group: Group) -> Backward | None:
+        node = group.nodes[0]
+        if id(group) in chosen:
+            return chosen[id(group)]
+        if group.kind == "activation":
+            return _through_activation
+        if group.kind == "normaliser":
+            return lambda call: _stopped(call, stops)
+        if group.kind == "affine" or (node.name in SUMS and node.equation.primitive not in rules):
+            return sum_rule(node)
+        if node.equation.primitive in rules:
+            return rules[node.equation.primitive]
+        moving = sum(v in program.active for v in node.inputs)
+        if node.name in ("mul", "dot_general", "conv_general_dilated") and moving == 2:
+            return lambda call: tuple(c / 2 for c in call.pull(call.cotangents))
+        if node.name == "div" and moving == 2:
+            return lambda call: (call.pull(call.cotangents)[0], *map(jnp.zeros_like, call.inputs[1:]))
+        return kept_or_missing(program, node, rules)
+
+    return choose, boxed
+
+
+def _through_layer(layer: Layer, rule: Any, is_positive: bool) -> Backward:
+    def backward(call: Call) -> tuple[Array, ...]:
+        product, kernel, bias = layer.merged(call.values)
+        (a,), (out,), (cotangent,) = call.inputs, call.outputs, call.cotangents
+        result = rule(LayerCall(product, kernel, bias, a, out, cotangent, is_positive))
+        return (jnp.zeros_like(a), result) if isinstance(rule, ZBox) else (result,)
+
+    return backward
+
+
+def _through_sum(rule: Any) -> Backward:
+    """Sums and elementwise affine maps: the relevance is split in proportion, the offsets keep theirs."""
+
+    def backward(call: Call) -> tuple[Array, ...]:
+        return call.pull([c * rule.share(out) for c, out in zip(call.cotangents, call.outputs, strict=True)])
+
+    return backward
+
+
+def _through_activation(call: Call) -> tuple[Array, ...]:
+    """The output's relevance becomes the input's; at an input of 0, where nothing is to pass, the derivative."""
+    (r,) = call.inputs
+    at_zero = call.pull(call.cotangents)[0]
+    relevance = sum(c * out for c, out in zip(call.cotangents, call.outputs, strict=True))
+    return (jnp.where(r == 0, at_zero, relevance / jnp.where(r == 0, jnp.ones_like(r), r)),)
+
+
+def _stopped(call: Call, stops: frozenset[int]) -> tuple[Array, ...]:
+    """The derivative of a normaliser with its nonlinear statistics held constant."""
+
+    def function(*inputs: Array) -> list[Array]:
+        everything = {**call.values, **dict(zip(call.moving, inputs, strict=True))}
+        return call.group.apply(everything, [everything[v] for v in call.group.inputs], stops)
+
+    return jax.vjp(function, *call.inputs)[1](call.cotangents)
+
+
+RESHAPING = interpreters.names(
+    """reshape squeeze expand_dims transpose broadcast_in_dim copy copy_p convert_element_type"""
+)
+
+
+def _readers_of_input(program: Graph) -> set[int]:
+    """The variables that are the input itself, in another shape at most."""
+    same = set(program.inputs)
+    for node in program.nodes:
+        if node.name in RESHAPING and node.inputs[0] in same:
+            same.update(node.outputs)
+    return same
+
+
+def _to_input(program: Graph, v: int, leaves: list[Array], relevance: Array) -> list[Array]:
+    """Relevance of a reshaped input, in the shape of the inputs."""
+
+    def reshaped(arrays: list[Array]) -> Array:
+        values = dict(zip(program.inputs, arrays, strict=True))
+        for node in program.nodes:
+            if node.name in RESHAPING and node.inputs[0] in values:
+                values[node.outputs[0]] = node(*[values[u] for u in node.inputs])[0]
+        return values[v]
+
+    return jax.vjp(reshaped, leaves)[1](relevance)[0]

@@ -1,0 +1,20 @@
+"""The tables of backward rules: extend them for primitives that a propagation method does not know.
+
+Each table belongs to the method of its name. A rule gets a `jaxinterp.interpreters.Call` and returns the cotangents of
+the inputs, one array for each. For `lrp` a cotangent is a relevance divided by the value it belongs to (so that the
+relevance of an input is its value times its cotangent), for `deep_lift` a multiplier.
+
+>>> import jax
+>>> from jaxinterp import interpreters
+>>> @lrp.define(interpreters.primitives.cbrt)
+... def pass_through(call):
+...     (h,), (out,), (cotangent,) = call.inputs, call.outputs, call.cotangents
+...     return (cotangent * out / h,)
+"""
+
+from jaxinterp.interpreters import Rules
+
+lrp = Rules("lrp")
+deep_lift = Rules("deep_lift")
+guided_backprop = Rules("guided_backprop")
+deconvolution = Rules("deconvolution")

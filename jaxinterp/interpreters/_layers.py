@@ -1,0 +1,159 @@
+"""Linear layers of a program, with the constants that follow merged into kernel and bias (canonisation)."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxinterp.interpreters._graph import Graph, Node
+from jaxinterp.interpreters._regions import Group, regions
+from jaxinterp.typing import Array
+
+MIXING = ("dot_general", "conv_general_dilated")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A linear layer: a product or convolution with a constant kernel, and the affine chain behind it.
+
+    Attributes:
+      group: its equations.
+      kind: "dense" or "conv".
+      kernel_position: which operand of the product is the kernel.
+    """
+
+    group: Group
+    kind: Literal["dense", "conv"]
+    kernel_position: int
+
+    @property
+    def node(self) -> Node:
+        """The product itself."""
+        return self.group.nodes[0]
+
+    def merged(self, values: dict[int, Any]) -> tuple[Callable[[Array, Array], Array], Array, Array]:
+        """The layer as `product(input, kernel) + bias`, what follows the product merged into both.
+
+        Args:
+          values: of all variables that the layer reads, other than its input.
+
+        Returns:
+          The product, bilinear in the input and the kernel; the kernel and the bias, the latter of the output's shape.
+        """
+
+        def product(x: Array, kernel: Array) -> Array:
+            return self.node(*((kernel, x) if self.kernel_position == 0 else (x, kernel)))[0]
+
+        kernel = values[self.node.inputs[self.kernel_position]]
+        shape = self.node.shapes()[-1]
+        chain = Group("affine", self.group.nodes[1:], self.node.outputs, self.group.outputs)
+        after = functools.partial(_only, chain, values)
+        zeros = jnp.zeros(shape.shape, shape.dtype)
+        if not chain.nodes:
+            return product, kernel, zeros
+        bias, scale = jax.jvp(after, (zeros,), (jnp.ones_like(zeros),))
+        if all(node.name in ("add", "sub") and node.inputs[0] in self._flow() for node in chain.nodes):
+            return product, kernel, bias
+        axes = kernel_axes(self.node, self.kernel_position)
+        per_channel = scale[tuple(slice(None) if axis in axes else 0 for axis in range(scale.ndim))]
+        order = [axis for axis in range(scale.ndim) if axis in axes]
+        targets = [axes[axis] for axis in order]
+        spread = jnp.transpose(per_channel, sorted(range(len(targets)), key=lambda i: targets[i]))
+        missing = [axis for axis in range(kernel.ndim) if axis not in targets]
+        return product, kernel * jnp.expand_dims(spread, missing), bias
+
+    def _flow(self) -> set[int]:
+        return {v for node in self.group.nodes for v in node.outputs}
+
+
+def _only(group: Group, values: dict[int, Any], x: Array) -> Array:
+    return group.apply(values, [x])[0]
+
+
+def kernel_axes(node: Node, kernel_position: int) -> dict[int, int]:
+    """Which axis of the kernel each axis of the output runs along, where there is one."""
+    if node.name == "conv_general_dilated":
+        numbers = node.params["dimension_numbers"]
+        return {numbers.out_spec[1]: numbers.rhs_spec[0]}
+    contracted, batched = node.params["dimension_numbers"]
+    ranks = [len(operand.shape) for operand in node.shapes()[:2]]
+    free = [
+        [axis for axis in range(ranks[side]) if axis not in contracted[side] and axis not in batched[side]]
+        for side in (0, 1)
+    ]
+    start = len(batched[0]) + (len(free[0]) if kernel_position == 1 else 0)
+    along = dict(enumerate(batched[kernel_position]))
+    return along | {start + i: axis for i, axis in enumerate(free[kernel_position])}
+
+
+def layers(program: Graph) -> tuple[tuple[Group, ...], dict[int, Layer]]:
+    """The parts of a program as `regions` finds them, with products and convolutions by constants as whole layers.
+
+    An affine chain belongs to the layer before it as far as its scales run along the output channels of the kernel
+    only: biases, and batch normalisation in evaluation mode.
+
+    Returns:
+      The groups in order, and the layers among them by the `id` of their group.
+    """
+    groups = regions(program)
+    chains = {group.inputs[0]: group for group in groups if group.kind == "affine"}
+    uses, producers = program.uses(), program.producers
+    found: dict[int, Layer] = {}
+    absorbed: dict[int, Group] = {}
+    parts: list[Group] = []
+    for group in groups:
+        node = group.nodes[0]
+        moving = [i for i, v in enumerate(node.inputs) if v in program.active]
+        if group.kind != "equation" or node.name not in MIXING or len(moving) != 1:
+            parts.append(absorbed.pop(id(group), group))
+            if not parts[-1].nodes:
+                parts.pop()
+            continue
+        chain = chains.get(node.outputs[0]) if uses[node.outputs[0]] == 1 else None
+        taken, rest = _fitting(program, producers, node, 1 - moving[0], chain) if chain else ((), ())
+        outputs = (taken[-1].outputs[0],) if taken else group.outputs
+        whole = Group("equation", (node, *taken), tuple(v for v in node.inputs if v in program.active), outputs)
+        if chain and taken:
+            absorbed[id(chain)] = Group("affine", rest, outputs, chain.outputs)
+        parts.append(whole)
+        found[id(whole)] = Layer(whole, "dense" if node.name == "dot_general" else "conv", 1 - moving[0])
+    return tuple(parts), found
+
+
+def _fitting(
+    program: Graph, producers: dict[int, Node], node: Node, kernel_position: int, chain: Group
+) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """The part of a chain that can be merged into the kernel, and the rest."""
+    axes = kernel_axes(node, kernel_position)
+    for i, link in enumerate(chain.nodes):
+        constants = [v for v in link.inputs if v not in program.dependent]
+        scales = link.name in ("mul", "div")
+        along = set().union(*(_varying(program, producers, v) for v in constants)) if scales else set()
+        if link.name == "select_n" or not along <= set(axes):
+            return chain.nodes[:i], chain.nodes[i:]
+    return chain.nodes, ()
+
+
+def _varying(program: Graph, producers: dict[int, Node], v: int) -> set[int]:
+    """The axes along which a constant may vary."""
+    shape = program.avals[v].shape
+    long = {axis for axis, size in enumerate(shape) if size > 1}
+    node = producers.get(v)
+    if node is None or node.name not in (
+        "broadcast_in_dim",
+        "convert_element_type",
+        "mul",
+        "rsqrt",
+        "sqrt",
+        "div",
+        "add",
+    ):
+        return long
+    if node.name == "broadcast_in_dim":
+        inner, places = _varying(program, producers, node.inputs[0]), node.params["broadcast_dimensions"]
+        return {places[axis] for axis in inner}
+    same_rank = [u for u in node.inputs if len(program.avals[u].shape) == len(shape)]
+    return long & set().union(*(_varying(program, producers, u) for u in same_rank))
