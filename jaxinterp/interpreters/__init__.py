@@ -34,3 +34,4 @@ from jaxinterp.interpreters._taps import resolve as resolve
 from jaxinterp.interpreters._taps import resume_from as resume_from
 from jaxinterp.interpreters._taps import sites as sites
 from jaxinterp.interpreters._taps import with_perturbations as with_perturbations
+from jaxinterp.interpreters._unrolled import unrolled as unrolled

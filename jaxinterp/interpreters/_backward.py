@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxinterp.interpreters import _ir
+from jaxinterp.interpreters import _ir, primitives
 from jaxinterp.interpreters._graph import Graph, Node
 from jaxinterp.interpreters._regions import Group
 from jaxinterp.typing import Array
@@ -93,11 +93,13 @@ class Rules:
 
     def missing(self, node: Node) -> NotImplementedError:
         """The error for a primitive without a rule."""
-        table = f"attribution.rules.{self.method}"
+        known = hasattr(primitives, node.name)
+        primitive = f"jaxinterp.interpreters.primitives.{node.name}" if known else f"<the primitive {node.name}>"
+        loop = "write the loop out with `interpreters.unrolled(f)`, or " if node.name == "scan" else ""
         return no_rule(
             self.method,
             node,
-            f"define one:\n\n    @jaxinterp.{table}.define(<the primitive {node.name}>)\n"
+            f"{loop}define one:\n\n    @jaxinterp.attribution.rules.{self.method}.define({primitive})\n"
             "    def rule(call):\n        return call.pull(call.cotangents)  # here: the ordinary derivative\n",
         )
 

@@ -87,7 +87,7 @@ def bind(equation: Equation, operands: list, **replaced: Any) -> list:
     """Applies the equation's primitive to `operands`; `replaced` takes the place of parameters of the same name."""
     params = equation.primitive.get_bind_params({**equation.params, **replaced})
     functions, keywords = params if isinstance(params, tuple) else ((), params)
-    with equation.ctx.manager:
+    with equation.ctx.manager, located(equation):
         outputs = equation.primitive.bind(*functions, *operands, **keywords)
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 
@@ -120,6 +120,34 @@ def inner_program(equation: Equation, names: Sequence[str]) -> Any:
 def is_literal(atom: Any) -> bool:
     """Whether an operand of an equation is a number written into the program."""
     return isinstance(atom, jex.Literal)
+
+
+def located(equation: Equation) -> Any:
+    """A context in which new equations get the scopes and the source line of this one."""
+    info = equation.source_info
+    stack = source_info_util.current_name_stack() + info.name_stack
+    return source_info_util.user_context(info.traceback, name_stack=stack)
+
+
+def unroll(equation: Equation, rule: Rule, operands: Sequence) -> list:
+    """The outputs of a `scan` equation, step by step, asking `rule` about each equation of its body."""
+    params = equation.params
+    if "num_carry" in params:
+        num_constants, num_carried = params["num_consts"], params["num_carry"]
+    else:  # from jax 0.12 on, a tree of the operands
+        constants, carried, _ = params["ft_in"].unpack()
+        num_constants, num_carried = len(constants), len(carried)
+    fixed, carry = operands[:num_constants], operands[num_constants : num_constants + num_carried]
+    rows = operands[num_constants + num_carried :]
+    steps = range(params["length"])
+    kept = []
+    with located(equation):
+        for i in reversed(steps) if params["reverse"] else steps:
+            outputs = evaluate(params["jaxpr"], rule, [*fixed, *carry, *(row[i] for row in rows)])
+            carry = outputs[:num_carried]
+            kept.append(outputs[num_carried:])
+        ordered = kept[::-1] if params["reverse"] else kept
+        return [*carry, *(jax.numpy.stack(column) for column in zip(*ordered, strict=True))]
 
 
 def contains(jaxpr: Any, predicate: Callable[[Equation], bool]) -> bool:

@@ -83,7 +83,7 @@ def equations(graph: Graph) -> tuple[Group, ...]:
 
 def activations(graph: Graph) -> tuple[Group, ...]:
     """Activations as one group each; every other equation, those of normalisers included, by itself."""
-    return _groups(graph, [("activation", list(g.nodes)) for g in regions(graph) if g.kind == "activation"])
+    return _groups(graph, [("activation", nodes) for nodes in _Finder(graph).activations() if _is_curved(nodes)])
 
 
 def regions(graph: Graph) -> tuple[Group, ...]:
@@ -95,7 +95,7 @@ def regions(graph: Graph) -> tuple[Group, ...]:
     found: list[tuple[Kind, list[Node]]] = [("normaliser", nodes) for nodes in normalisers]
     for nodes in activations:
         rest = [node for node in nodes if id(node) not in taken]
-        if any(node.name not in AFFINE for node in rest):
+        if _is_curved(rest):
             found.append(("activation", rest))
             taken.update(map(id, rest))
     found += [("affine", part) for nodes in chains if (part := [n for n in nodes if id(n) not in taken])]
@@ -239,17 +239,19 @@ class _Finder:
                 reached[id(node)] = node
                 waiting += [v for v in self.graph.dependent_inputs(node) if v != source]
         nodes = [node for node in self.nodes if id(node) in reached]
+        return nodes if self._is_closed(nodes) else None
+
+    def _is_closed(self, nodes: list[Node]) -> bool:
+        """Whether what all nodes but the last compute is read by these nodes only."""
         read = collections.Counter(v for node in nodes for v in node.inputs)
-        closed = all(self.uses[v] == read[v] for node in nodes if node is not last for v in node.outputs)
-        return nodes if closed else None
+        return all(self.uses[v] == read[v] for node in nodes[:-1] for v in node.outputs)
 
     def merged(self, found: list[list[Node]], activations: list[list[Node]]) -> list[list[Node]]:
         """Joins normalisers that follow each other, directly or with one activation between, and the mask before."""
         result: list[list[Node]] = []
         by_output = {v: nodes for nodes in activations for node in nodes for v in node.outputs}
         for nodes in found:
-            nodes = self._joined(result, nodes, by_output)
-            result.append(nodes)
+            result.append(self._joined(result, nodes, by_output))
         return [self._with_mask(nodes) for nodes in result]
 
     def _joined(self, result: list[list[Node]], nodes: list[Node], activations: dict[int, list[Node]]) -> list[Node]:
@@ -261,9 +263,7 @@ class _Finder:
             source = self._source(between) if between else source
         for earlier in result:
             whole = [*earlier, *between, *nodes]
-            read = collections.Counter(v for node in whole for v in node.inputs)
-            closed = all(self.uses[v] == read[v] for node in whole[:-1] for v in node.outputs)
-            if earlier[-1].outputs[0] == source and closed and whole[-1] is nodes[-1]:
+            if earlier[-1].outputs[0] == source and self._is_closed(whole):
                 result.remove(earlier)
                 return whole
         overlapping = [earlier for earlier in result if not inside.isdisjoint(map(id, earlier))]
@@ -287,6 +287,10 @@ class _Finder:
                 break
             nodes = [before, *nodes]
         return nodes
+
+
+def _is_curved(nodes: Sequence[Node]) -> bool:
+    return any(node.name not in AFFINE for node in nodes)
 
 
 def _is_elementwise(node: Node, graph: Graph) -> bool:
