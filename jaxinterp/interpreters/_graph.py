@@ -254,7 +254,7 @@ class _Builder:
 
         for equation in jaxpr.eqns:
             operands = [read(atom) for atom in equation.invars]
-            where = (*path, *_ir.scopes(equation))
+            where = _ir.scopes(equation, path)
             inner = _ir.inner_program(equation, CALLS)
             if inner is None:
                 outputs: Sequence[int] = self._append(equation, operands, "/".join(where))

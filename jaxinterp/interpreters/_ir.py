@@ -92,11 +92,19 @@ def bind(equation: Equation, operands: list, **replaced: Any) -> list:
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 
-def scopes(equation: Equation) -> tuple[str, ...]:
-    """The names of the `jax.named_scope`s around an equation, those that `einsum` makes of its formula left out."""
-    stack = equation.source_info.name_stack.stack
-    names = [part for element in stack if type(element).__name__ == "Scope" for part in element.name.split("/")]
-    return tuple(name for name in names if re.fullmatch(r"[\w.\- ]+", name) and "->" not in name)
+def scopes(equation: Equation, outer: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The names of the `jax.named_scope`s around an equation, behind those of the calls around it.
+
+    A scope that starts with "/" is a whole path by itself: scopes can only be added, and a module that is called from
+    inside another branch of the network keeps its own. Those that `einsum` makes of its formula are left out.
+    """
+    names = list(outer)
+    for element in equation.source_info.name_stack.stack:
+        if type(element).__name__ == "Scope":
+            if element.name.startswith("/"):
+                names = []
+            names += [part for part in element.name.split("/") if re.fullmatch(r"[\w.\- ]+", part)]
+    return tuple(names)
 
 
 def shapes(equation: Equation) -> list[jax.ShapeDtypeStruct]:

@@ -219,14 +219,10 @@ class _Finder:
                 between = self._between(max((v for v in common if self.size(v) == self.size(out)), default=None), node)
                 if between is not None and any(n.name in REDUCTIONS for n in between):
                     found.append(between)
-            extended = common if self._is_fusible(node) else frozenset()
+            fusible = node.name in REDUCTIONS or node.name in SPREADING or self.elementwise[id(node)]
             for v in node.outputs:
-                dominators[v] = extended | {v}
+                dominators[v] = (common if fusible else frozenset()) | {v}
         return found
-
-    def _is_fusible(self, node: Node) -> bool:
-        """Whether a node may stand inside a normaliser."""
-        return node.name in REDUCTIONS or node.name in SPREADING or self.elementwise[id(node)]
 
     def _between(self, source: int | None, last: Node) -> list[Node] | None:
         """The nodes on the paths from `source` to `last`, if none of their results is read elsewhere."""

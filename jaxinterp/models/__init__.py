@@ -5,6 +5,10 @@ from jaxinterp.models._function import Function as Function
 from jaxinterp.models._function import TrainingFunction as TrainingFunction
 from jaxinterp.models._function import as_function as as_function
 from jaxinterp.models._function import as_training_function as as_training_function
+from jaxinterp.models._generate import generate as generate
+from jaxinterp.models._llama import Llama as Llama
+from jaxinterp.models._llama2c import llama_from_llama2c as llama_from_llama2c
 from jaxinterp.models._mlp import MLP as MLP
 from jaxinterp.models._resnet import ResNet as ResNet
 from jaxinterp.models._resnet import resnet_from_torch as resnet_from_torch
+from jaxinterp.models._tokenizer import Tokenizer as Tokenizer

@@ -10,6 +10,7 @@ from flax import linen, nnx
 from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxinterp.models._scopes import open_scopes
 from jaxinterp.typing import Array, Key, PyTree
 
 
@@ -51,6 +52,10 @@ def as_function(model: Network, variables: Mapping[str, Any] | None = None, **ca
 
     The network itself is neither changed nor kept: later updates of it do not reach the function. Pass `params` and
     `state` as arguments of what you jit; a function that closes over them keeps the old values.
+
+    In the traced program the name stack of each equation says which module it comes from, by its attributes and list
+    positions, as in `blocks_0/attention/query`; what the network itself computes is outside of any scope. (The modules
+    of Linen say the same by themselves.)
 
     Args:
       model: a Flax NNX module, or a Flax Linen module.
@@ -163,6 +168,7 @@ def _split(model: nnx.Module, variables: Any, call: Mapping[str, Any], *, traini
         copy.train()
     else:
         copy.eval()
+        open_scopes(copy)
     graph, params, random, state = _take_apart(copy)
     param_paths, state_paths = (tuple(flatten_dict(part)) for part in (params, state))
     # Copies: an array that the user changes in place must not change under the function.
