@@ -238,7 +238,7 @@ class Explain:
         "occlusion",
         "lime",
     )
-    """Names from `jaxinterp methods`."""
+    """Names from `jaxinterp methods`. A background is 64 training examples, spread evenly over the training part."""
     head: Head = "logit"
     """What is explained, at the predicted class."""
     num_examples: Count = 10

@@ -37,7 +37,8 @@ def dry_run(run: Run, stages: tuple[str, ...]) -> str:
         jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32),
     )
     jax.eval_shape(training.make_step(run.objective(), run.optimizers), state, batch)
-    for name, one in (explain.quantities(run.experiment.explain) | measure.quantities(run.experiment.measure)).items():
+    explained = explain.quantities(run.experiment.explain, dataset)
+    for name, one in (explained | measure.quantities(run.experiment.measure)).items():
         _trace(name, one, run, state)
     needed = 4 * tree.size((state.params, state.gates, state.state, state.opt_state)) * (settings.keep_last + 2)
     parent = _existing_parent(run)

@@ -1,13 +1,14 @@
 """The stage that explains: attribution maps and local linear models of some test examples."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxinterp import evaluation, local
+from jaxinterp import data, evaluation, local
+from jaxinterp.app._codec import ConfigError
 from jaxinterp.app._config import Explain
 from jaxinterp.app._examples import Examples, PerExample, over_examples
 from jaxinterp.app._fields import HEADS
@@ -20,7 +21,13 @@ HeadFn = Callable[[LogitsFn], ScalarFn]
 BATCH_SIZE = 16
 """Examples explained together."""
 
+IMAGES = ("image", "site")
+"""The domains of methods that explain images alone."""
+
 LOCAL_MODELS = "local_models"
+
+BACKGROUND = 64
+"""The most rows of the background; see `background`."""
 
 
 def explain(run: Run) -> dict[str, Any]:
@@ -30,7 +37,7 @@ def explain(run: Run) -> dict[str, Any]:
     chosen = chosen_examples(test.y, run.dataset.num_classes, settings.num_examples)
     logits = jax.jit(jax.vmap(network.apply, (None, None, 0)))(network.params, network.state, test.x[chosen])
     examples = Examples(test.x[chosen], np.argmax(np.asarray(logits), axis=-1).astype(np.int32), chosen)
-    work = quantities(settings)
+    work = quantities(settings, run.dataset)
     everything = {}
     with run.reporter.progress("explain", len(work), "methods") as advance:
         for number, (name, one) in enumerate(work.items()):
@@ -44,13 +51,36 @@ def explain(run: Run) -> dict[str, Any]:
     return _summary(everything)
 
 
-def quantities(settings: Explain) -> dict[str, PerExample]:
+def require_suitable(settings: Explain, dataset: data.Dataset) -> None:
+    """Raises `ConfigError` if a method needs images and the data are none."""
+    for name in settings.methods:
+        if METHODS[name].domain in IMAGES and not dataset.is_image:
+            suitable = [other for other in settings.methods if METHODS[other].domain not in IMAGES]
+            raise ConfigError(
+                f"explain.methods: {name!r} needs images, but the inputs of {dataset.name} have shape {dataset.shape}; "
+                f"leave it out ({', '.join(suitable) or 'no method'} would remain)."
+            )
+
+
+def quantities(settings: Explain, dataset: data.Dataset) -> dict[str, PerExample]:
     """What is computed for each example, by name."""
     head = HEADS[settings.head]
-    work: dict[str, PerExample] = {
-        name: functools.partial(_attribution, METHODS[name], head) for name in settings.methods
-    }
+    rows = {"background": background(dataset)}
+    work: dict[str, PerExample] = {}
+    for method in (METHODS[name] for name in settings.methods):
+        arrays = rows if method.domain == "background" else {}
+        work[method.name] = functools.partial(_attribution, method, head, arrays)
     return work | {LOCAL_MODELS: functools.partial(_local_models, settings, head)}
+
+
+def background(dataset: data.Dataset) -> np.ndarray:
+    """The inputs that methods of the domain "background" compare with: 64 training examples, or all if there are fewer.
+
+    They are spread evenly over the training part, so they are the same in every run.
+    """
+    x = dataset.train.x
+    count = min(BACKGROUND, len(x))
+    return x[np.arange(count) * len(x) // count]
 
 
 def chosen_examples(y: np.ndarray, num_classes: int, count: int) -> np.ndarray:
@@ -62,10 +92,16 @@ def chosen_examples(y: np.ndarray, num_classes: int, count: int) -> np.ndarray:
 
 
 def _attribution(
-    method: Enrolled, head: HeadFn, logits_fn: LogitsFn, key: Key, x: Array, label: Array
+    method: Enrolled,
+    head: HeadFn,
+    arrays: Mapping[str, np.ndarray],
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    label: Array,
 ) -> dict[str, Array]:
     f = head(logits_fn)
-    attribution = method.build(f)(key, x, label)
+    attribution = method.build(f)(key, x, label, **arrays)
     completeness = evaluation.completeness_gap(f)(attribution, x, label)
     return {"map": attribution, "gap": completeness.gap, "relative_gap": completeness.relative}
 

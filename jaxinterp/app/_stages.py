@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from jaxinterp.app import _codec, _environment
-from jaxinterp.app._explain import explain
+from jaxinterp.app._explain import explain, require_suitable
 from jaxinterp.app._measure import measure
 from jaxinterp.app._run import Run
 from jaxinterp.app._train import train
@@ -25,7 +25,7 @@ def perform(run: Run, stages: tuple[str, ...]) -> None:
     """Does the stages that are not finished yet, and brings results.json up to date after each.
 
     Raises:
-      ConfigError: if more examples are asked for than there are.
+      ConfigError: if more examples are asked for than there are, or a method that cannot explain such data.
       WorkdirError: if a stage is asked for whose results depend on one that was not done.
     """
     run.workdir.require_same(_codec.to_plain(run.experiment))
@@ -45,7 +45,7 @@ def perform(run: Run, stages: tuple[str, ...]) -> None:
 
 
 def require_possible(run: Run, stages: tuple[str, ...]) -> None:
-    """Raises if a stage needs another one that is neither finished nor to be done, or more examples than there are."""
+    """Raises if a stage needs another one that is neither finished nor to be done, more examples, or other data."""
     for stage in stages:
         for before in _BEFORE[stage]:
             if before not in stages and not run.finished(before):
@@ -58,6 +58,8 @@ def require_possible(run: Run, stages: tuple[str, ...]) -> None:
     for stage, count in wanted.items():
         if stage in stages and count is not None and count > there:
             raise _codec.ConfigError(f"{stage}.num_examples: {count} is more than the {there} test examples there are.")
+    if "explain" in stages:
+        require_suitable(run.experiment.explain, run.dataset)
 
 
 def _function(stage: str) -> Any:

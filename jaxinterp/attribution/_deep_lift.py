@@ -8,10 +8,13 @@ import jax.numpy as jnp
 
 from jaxinterp import checks, interpreters, local, tree
 from jaxinterp.attribution import rules as tables
-from jaxinterp.attribution._propagation import SELECTING, kept_or_missing, traced
-from jaxinterp.derivatives import weighted_sum
-from jaxinterp.interpreters import Backward, Call, Graph, Group, Rules
+from jaxinterp.attribution._propagation import SELECTING, kept_or_missing, num_factors, traced
+from jaxinterp.derivatives import gauss_legendre, weighted_sum
+from jaxinterp.interpreters import Backward, Call, Graph, Group, Node, Rules
 from jaxinterp.typing import Array, PyTree, ScalarFn
+
+LARGEST = ("reduce_max", "reduce_window_max", "max", "cummax")
+SMALLEST = ("reduce_min", "reduce_window_min", "min", "cummin")
 
 
 def deep_lift(
@@ -22,8 +25,9 @@ def deep_lift(
     :math:`\phi_i = (x_i - b_i)\,m_i`, where the multipliers m are carried back like gradients: linear maps have their
     derivative, an activation :math:`\frac{\varphi(z) - \varphi(z^b)}{z - z^b}` (its derivative where the difference
     vanishes), a product of two arrays that both depend on x the mean of each factor at x and b, and max-pooling gives
-    the difference of its output to the entry chosen at the point where the output is larger. Each of these accounts
-    for its difference exactly, so :math:`\sum_i\phi_i = f(x) - f(b)`.
+    the difference of its output to the entry chosen at the point where the output is larger (min-pooling: smaller).
+    Each of these accounts for its difference exactly, so :math:`\sum_i\phi_i = f(x) - f(b)`. Choices for which no
+    multiplier of the entries does, such as sorting and masks computed from x, have no rule.
 
     Args:
       f: a scalar function.
@@ -119,11 +123,15 @@ def _chooser(program: Graph, rules: Rules) -> Callable[[Group], Backward | None]
             return rules[node.equation.primitive]
         if node.name == "stop_gradient":
             return lambda call: tuple(call.cotangents)
-        if node.name in SELECTING:
-            return _of_larger
+        if node.name in LARGEST + SMALLEST:
+            return lambda call: _of_chosen(call, 1 if node.name in LARGEST else -1)
+        if node.name in SELECTING or _has_condition(node, program):
+            raise rules.missing(node)
         moving = [v for v in node.inputs if v in program.active]
         if node.name in ("mul", "dot_general", "conv_general_dilated") and len(moving) == 2:
-            return _averaged
+            return _product_of(2)
+        if node.name == "reduce_prod":
+            return _product_of(num_factors(node))
         if node.name == "div" and len(moving) == 2:
             return _quotient
         return kept_or_missing(program, node, rules)
@@ -131,22 +139,44 @@ def _chooser(program: Graph, rules: Rules) -> Callable[[Group], Backward | None]
     return choose
 
 
+def _has_condition(node: Node, program: Graph) -> bool:
+    """Whether a node also reads a mask or an index that x decides: no multiplier accounts for a difference of it."""
+    return any(v in program.dependent and v not in program.active for v in node.inputs)
+
+
 def _rescaled(call: Call) -> tuple[Array, ...]:
     """Δout / Δin, elementwise; the derivative where the input hardly differs."""
-    (z,), (before, outputs_before) = call.inputs, call.reference
-    difference = z - before[call.moving[0]]
+    (z,), (before,), (_, outputs_before) = call.inputs, _before(call), call.reference
+    difference = z - before
     small = jnp.abs(difference) < _tolerance(z)
     safe = jnp.where(small, jnp.ones_like(difference), difference)
     changes = zip(call.cotangents, call.outputs, outputs_before, strict=True)
-    multiplied = sum(c * (out - old) / safe for c, out, old in changes)
+    multiplied = sum((c * (out - old)).astype(z.dtype) / safe for c, out, old in changes)
     return (jnp.where(small, call.pull(call.cotangents)[0], multiplied),)
 
 
-def _averaged(call: Call) -> tuple[Array, ...]:
-    """A bilinear map: the mean of its derivatives at both points, which accounts for the difference exactly."""
-    before = tuple(call.reference[0][v] for v in call.moving)
-    there = jax.vjp(call.function, *before)[1](call.cotangents)
-    return tuple((a + b) / 2 for a, b in zip(call.pull(call.cotangents), there, strict=True))
+def _product_of(count: int) -> Backward:
+    """A product of several factors: its derivative averaged along the segment between both points.
+
+    The derivative is a polynomial there, so that half as many Gauss-Legendre nodes as factors account for the
+    difference exactly: for two, the midpoint.
+    """
+    rule = gauss_legendre(max(-(-count // 2), 1))
+
+    def backward(call: Call) -> tuple[Array, ...]:
+        total = tuple(map(jnp.zeros_like, call.inputs))
+        for t, weight in zip(rule.nodes, rule.weights, strict=True):
+            between = [old + (z - old) * float(t) for z, old in zip(call.inputs, _before(call), strict=True)]
+            slopes = jax.vjp(call.function, *between)[1](call.cotangents)
+            total = tuple(a + float(weight) * b for a, b in zip(total, slopes, strict=True))
+        return total
+
+    return backward
+
+
+def _before(call: Call) -> tuple[Array, ...]:
+    """The inputs at the baseline."""
+    return tuple(call.reference[0][v] for v in call.moving)
 
 
 def _quotient(call: Call) -> tuple[Array, ...]:
@@ -154,19 +184,20 @@ def _quotient(call: Call) -> tuple[Array, ...]:
     if len(call.inputs) == 1:
         return tuple(map(jnp.zeros_like, call.inputs))
     (a, b), (c,) = call.inputs, call.cotangents
-    old_a, old_b = (call.reference[0][v] for v in call.moving)
+    old_a, old_b = _before(call)
     slopes = (1 / b + 1 / old_b) / 2, -(a + old_a) / 2 / (b * old_b)
     return jax.vjp(lambda a, b: slopes[0] * a + slopes[1] * b, a, b)[1](c)
 
 
-def _of_larger(call: Call) -> tuple[Array, ...]:
-    """A choice: the output's difference goes to the entry chosen where the output is larger."""
-    before = tuple(call.reference[0][v] for v in call.moving)
+def _of_chosen(call: Call, sign: int) -> tuple[Array, ...]:
+    """The difference of a largest (smallest) entry goes to the entry chosen where the output is larger (smaller)."""
+    before = _before(call)
     here, there = [], []
     for c, out, old in zip(call.cotangents, call.outputs, call.reference[1], strict=True):
         change = c * (out - old)
-        here.append(jnp.where(out > old, change, jnp.zeros_like(change)))
-        there.append(jnp.where(out > old, jnp.zeros_like(change), change))
+        at_x = sign * out > sign * old
+        here.append(jnp.where(at_x, change, jnp.zeros_like(change)))
+        there.append(jnp.where(at_x, jnp.zeros_like(change), change))
     shares = zip(call.inputs, before, call.pull(here), jax.vjp(call.function, *before)[1](there), strict=True)
     return tuple(_over(a + b, z - old) for z, old, a, b in shares)
 

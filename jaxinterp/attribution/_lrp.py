@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from jaxinterp import interpreters, tree
 from jaxinterp.attribution import rules as tables
-from jaxinterp.attribution._propagation import kept_or_missing, traced
-from jaxinterp.attribution.lrp_rules import Composite, LayerCall, LinearLayer, ZBox, epsilon_plus
+from jaxinterp.attribution._propagation import kept_or_missing, num_factors, traced
+from jaxinterp.attribution.lrp_rules import Composite, Epsilon, LayerCall, LayerRule, LinearLayer, ZBox, epsilon_plus
 from jaxinterp.interpreters import Backward, Call, Graph, Group, Layer, Node, Rules
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
 SUMS = ("add", "sub", "add_any", "reduce_sum", "reduce_window_sum", "cumsum")
+SCALING = ("mul", "div", "neg", "convert_element_type", "copy", "copy_p", "reduce_precision", "name")
 
 
 def lrp(
@@ -47,7 +48,8 @@ def lrp(
       A function of f's arguments; the map is like the explained argument, in units of f.
 
     Raises:
-      TypeError: at the call, if f is not scalar or the input is not floating-point.
+      TypeError: if `composite` is not a function of a layer; at the call, if f is not scalar or the input is not
+        floating-point.
       ValueError: at the call, if `z_box` is given to a layer that does not read x itself.
       NotImplementedError: at the call, for a primitive without a rule, such as a loop.
 
@@ -59,6 +61,11 @@ def lrp(
     [2.0, -2.0]
     """
     given = epsilon_plus() if composite is None else composite
+    if isinstance(given, LayerRule) or not callable(given):
+        raise TypeError(
+            "`composite` of `lrp` is a function from a layer to its rule; for one rule everywhere write "
+            f"`lrp_rules.uniform(rule)`. Got {given!r}."
+        )
 
     def attribute(*args: PyTree) -> PyTree:
         program, x = traced("lrp", f, argnums, args)
@@ -105,6 +112,7 @@ def _rules(
     """How relevance passes each part; and, of the layers with a rule for the input itself, the variable they read."""
     positive = interpreters.nonnegative(program)
     first = _readers_of_input(program)
+    scalings, averaged = _scalings(program, parts, rules)
     chosen: dict[int, Any] = {}
     boxed: dict[int, int] = {}
     for index, part in enumerate(group for group in parts if id(group) in layers):
@@ -121,8 +129,8 @@ def _rules(
         chosen[id(part)] = _through_layer(layer, rule, part.inputs[0] in positive)
 
     def sum_rule(node: Node) -> Backward:
-        where = LinearLayer("sum", 0, 0, node.site(), False)
-        return _through_sum(composite(where))
+        rule = composite(LinearLayer("sum", 0, len(layers), node.site(), False))
+        return _through_sum(Epsilon(rule.epsilon))
 
     def choose(group: Group) -> Backward | None:
         node = group.nodes[0]
@@ -132,18 +140,35 @@ def _rules(
             return _through_activation
         if group.kind == "normaliser":
             return lambda call: _stopped(call, stops)
+        if id(group) in scalings or node.outputs[0] in averaged:
+            return sum_rule(node) if group.inputs[0] in averaged else None
         if group.kind == "affine" or (node.name in SUMS and node.equation.primitive not in rules):
             return sum_rule(node)
         if node.equation.primitive in rules:
             return rules[node.equation.primitive]
         moving = sum(v in program.active for v in node.inputs)
         if node.name in ("mul", "dot_general", "conv_general_dilated") and moving == 2:
-            return lambda call: tuple(c / 2 for c in call.pull(call.cotangents))
+            return _through_product(2)
+        if node.name == "reduce_prod":
+            return _through_product(num_factors(node))
         if node.name == "div" and moving == 2:
             return lambda call: (call.pull(call.cotangents)[0], *map(jnp.zeros_like, call.inputs[1:]))
         return kept_or_missing(program, node, rules)
 
     return choose, boxed
+
+
+def _scalings(program: Graph, parts: tuple[Group, ...], rules: Rules) -> tuple[set[int], set[int]]:
+    """The chains that only scale, which keep no relevance; and the sums they scale: an average splits as a whole."""
+    chains = [g for g in parts if g.kind == "affine" and all(node.name in SCALING for node in g.nodes)]
+    uses = program.uses()
+    sums = {
+        v
+        for node in program.nodes
+        for v in node.outputs
+        if node.name in SUMS and node.equation.primitive not in rules and uses[v] == 1
+    }
+    return {id(g) for g in chains}, sums.intersection(v for g in chains for v in g.inputs)
 
 
 def _through_layer(layer: Layer, rule: Any, is_positive: bool) -> Backward:
@@ -156,7 +181,7 @@ def _through_layer(layer: Layer, rule: Any, is_positive: bool) -> Backward:
     return backward
 
 
-def _through_sum(rule: Any) -> Backward:
+def _through_sum(rule: Epsilon) -> Backward:
     """Sums and elementwise affine maps: the relevance is split in proportion, the offsets keep theirs."""
 
     def backward(call: Call) -> tuple[Array, ...]:
@@ -169,8 +194,13 @@ def _through_activation(call: Call) -> tuple[Array, ...]:
     """The output's relevance becomes the input's; at an input of 0, where nothing is to pass, the derivative."""
     (r,) = call.inputs
     at_zero = call.pull(call.cotangents)[0]
-    relevance = sum(c * out for c, out in zip(call.cotangents, call.outputs, strict=True))
+    relevance = sum((c * out).astype(r.dtype) for c, out in zip(call.cotangents, call.outputs, strict=True))
     return (jnp.where(r == 0, at_zero, relevance / jnp.where(r == 0, jnp.ones_like(r), r)),)
+
+
+def _through_product(count: int) -> Backward:
+    """Every factor gets the same share."""
+    return lambda call: tuple(c / max(count, 1) for c in call.pull(call.cotangents))
 
 
 def _stopped(call: Call, stops: frozenset[int]) -> tuple[Array, ...]:

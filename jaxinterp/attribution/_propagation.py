@@ -1,5 +1,6 @@
 """What the propagation methods share: a backward pass through the parts of a program, by the rules of the method."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -38,6 +39,12 @@ def kept_or_missing(program: Graph, node: Node, rules: Rules) -> Backward | None
     if node.name in SELECTING or interpreters.is_linear(node, program):
         return None
     raise rules.missing(node)
+
+
+def num_factors(node: Node) -> int:
+    """How many numbers each entry of a `reduce_prod` multiplies."""
+    shape = node.shapes()[0].shape
+    return math.prod(shape[axis] for axis in node.params["axes"])
 
 
 def traced(method: str, f: ScalarFn, argnums: int | tuple[int, ...], args: tuple) -> tuple[Graph, PyTree]:

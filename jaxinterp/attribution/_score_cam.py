@@ -21,7 +21,7 @@ def score_cam(
     site: SiteLike | None = None,
     activation: Activation = jax.nn.relu,
     resize: Resize = align_corners,
-    chunk_size: int = 16,
+    chunk_size: int | None = 16,
 ) -> Callable[..., PyTree]:
     r"""Score-CAM: returns `(*args, baseline=0)` -> the features weighted by what f gains when each is shown alone.
 
@@ -34,7 +34,7 @@ def score_cam(
       site: as in `class_activation_map`.
       activation: as in `class_activation_map`.
       resize: as in `class_activation_map`; of the masks too.
-      chunk_size: channels tried together; memory grows with it.
+      chunk_size: channels tried together; memory grows with it. `None` takes all.
 
     Returns:
       A function of f's arguments and of the keyword `baseline` (b, a pytree prefix of x; zeros by default). The map is
@@ -51,7 +51,7 @@ def score_cam(
     >>> score_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    checks.positive_integer("chunk_size", chunk_size)
+    checks.optional_chunk_size(chunk_size)
 
     def attribute(*args: PyTree, baseline: PyTree = 0.0) -> PyTree:
         g, x = restrict_scalar("score_cam", f, argnums, args)
@@ -68,7 +68,9 @@ def score_cam(
 
         channels = jnp.moveaxis(features, -1, 0)
         scores = _in_chunks(gain, channels, chunk_size) - g(jax.tree.unflatten(structure, [origin]))
-        heat = activation(_combined(features, jax.nn.softmax(scores)))
+        # Compiled for a CPU, the softmax of NaN can come out finite (jax 0.10): bad scores are to be seen.
+        weights = jnp.where(jnp.all(jnp.isfinite(scores)), jax.nn.softmax(scores), jnp.full_like(scores, jnp.nan))
+        heat = activation(_combined(features, weights))
         return jax.tree.unflatten(structure, [over_channels(resize(heat, image.shape[:-1]), image)])
 
     return attribute
@@ -81,7 +83,7 @@ def ablation_cam(
     site: SiteLike | None = None,
     activation: Activation = jax.nn.relu,
     resize: Resize = align_corners,
-    chunk_size: int = 16,
+    chunk_size: int | None = 16,
 ) -> Callable[..., PyTree]:
     r"""Ablation-CAM: returns `(*args)` -> the features weighted by the relative drop of f when each is removed.
 
@@ -94,7 +96,7 @@ def ablation_cam(
       site: as in `class_activation_map`.
       activation: as in `class_activation_map`.
       resize: as in `class_activation_map`.
-      chunk_size: channels removed together; memory grows with it.
+      chunk_size: channels removed together; memory grows with it. `None` takes all.
 
     Returns:
       A function of f's arguments; the map is like the explained argument, equal over the channels, in units of the
@@ -111,7 +113,7 @@ def ablation_cam(
     >>> ablation_cam(f)(jnp.array([[1.0, 5.0], [3.0, 0.0]])).tolist()
     [[1.0, 1.0], [3.0, 3.0]]
     """
-    checks.positive_integer("chunk_size", chunk_size)
+    checks.optional_chunk_size(chunk_size)
 
     def attribute(*args: PyTree) -> PyTree:
         g, x = restrict_scalar("ablation_cam", f, argnums, args)
@@ -125,16 +127,19 @@ def ablation_cam(
             return value - score(features * kept.reshape(*(1,) * (features.ndim - 1), count))
 
         drops = _in_chunks(drop, jnp.arange(count, dtype=jnp.int32), chunk_size)
-        size = jnp.abs(value)
-        weights = jnp.where(size > 0, drops / jnp.where(size > 0, size, jnp.ones_like(size)), jnp.zeros_like(drops))
+        is_zero = value == 0
+        size = jnp.where(is_zero, jnp.ones_like(value), jnp.abs(value))
+        weights = jnp.where(is_zero, jnp.zeros_like(drops), drops / size)
         heat = activation(_combined(features, weights))
         return jax.tree.unflatten(structure, [over_channels(resize(heat, image.shape[:-1]), image)])
 
     return attribute
 
 
-def _in_chunks(fn: Callable[[Array], Array], values: Array, chunk_size: int) -> Array:
+def _in_chunks(fn: Callable[[Array], Array], values: Array, chunk_size: int | None) -> Array:
     """`fn` of every row, several at a time."""
+    if chunk_size is None:
+        return jax.vmap(fn)(values)
     return batching.map_examples(interpreters.loop_safe(fn), batch_size=min(chunk_size, values.shape[0]))(values)
 
 

@@ -186,7 +186,7 @@ class ZBox:
 LayerRule = Epsilon | AlphaBeta | Gamma | ZBox
 
 Composite = Callable[[LinearLayer], LayerRule]
-"""Gives each layer its rule. Layers of kind "sum" need an `Epsilon`."""
+"""Gives each layer its rule. Layers of kind "sum" split by `Epsilon` with the ε of the rule they are given."""
 
 
 def _part(value: Array, sign: int) -> Array:
@@ -246,7 +246,7 @@ def z_box(low: float, high: float, *, epsilon: float = 1e-6) -> ZBox:
 
 def uniform(rule: LayerRule) -> Composite:
     """The same rule for every dense or convolutional layer; sums split by `Epsilon` with the rule's ε."""
-    return lambda layer: Epsilon(rule.epsilon) if layer.kind == "sum" else rule
+    return lambda layer: rule
 
 
 def epsilon_plus(epsilon: float = 1e-6) -> Composite:
@@ -286,8 +286,6 @@ def by_depth(*rules: tuple[float, LayerRule]) -> Composite:
         raise ValueError(f"`by_depth` needs depths that start at 0 and increase; got {depths}.")
 
     def rule(layer: LinearLayer) -> LayerRule:
-        if layer.kind == "sum":
-            return Epsilon(rules[0][1].epsilon)
         return [chosen for depth, chosen in rules if layer.index >= depth * layer.count][-1]
 
     return rule

@@ -171,7 +171,8 @@ def _replaced(program: Graph, group: Group, rule: Backward, values: dict[int, An
             lambda *a: forward(a, constants), inputs, outputs, cotangents, group, tuple(moving), constants, reference
         )
         results = tuple(rule(known))
-        return results[: len(inputs)], None, results[len(inputs)] if len(results) > len(inputs) else None
+        pulled = tuple(jnp.asarray(c, a.dtype) for c, a in zip(results, inputs, strict=False))
+        return pulled, None, results[len(inputs)] if len(results) > len(inputs) else None
 
     def keep(inputs: tuple, constants: dict, reference: Any) -> tuple:
         outputs = forward(inputs, constants)

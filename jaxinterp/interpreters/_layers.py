@@ -132,7 +132,8 @@ def _fitting(
         constants = [v for v in link.inputs if v not in program.dependent]
         scales = link.name in ("mul", "div")
         along = set().union(*(_varying(program, producers, v) for v in constants)) if scales else set()
-        if link.name == "select_n" or not along <= set(axes):
+        converts = program.avals[link.outputs[0]].dtype != program.avals[node.outputs[0]].dtype
+        if converts or link.name == "select_n" or not along <= set(axes):
             return chain.nodes[:i], chain.nodes[i:]
     return chain.nodes, ()
 

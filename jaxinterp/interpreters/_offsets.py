@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinterp import tree
+from jaxinterp.interpreters import _ir
 from jaxinterp.interpreters._backward import no_rule
-from jaxinterp.interpreters._graph import Graph, Node, Site, called, graph, names
+from jaxinterp.interpreters._graph import Graph, Node, Site, graph, names
 from jaxinterp.interpreters._regions import Group, Grouping, regions
 from jaxinterp.interpreters._restrict import restrict_scalar
 from jaxinterp.typing import Array, PyTree, ScalarFn
@@ -20,8 +21,7 @@ CONSTANT = Site("", "constant")
 STRUCTURAL = names(
     """reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum reduce_max reduce_min neg abs slice rev copy
     copy_p convert_element_type reduce_precision reduce_window_sum reduce_window_max reduce_window_min cumsum cummax
-    cummin cumsum dynamic_slice gather split stack unstack tile name real imag sort optimization_barrier
-    sharding_constraint"""
+    cummin dynamic_slice split stack unstack tile name real imag sort optimization_barrier sharding_constraint"""
 )
 """Primitives that are homogeneous of degree one in all their floating-point inputs."""
 
@@ -44,14 +44,19 @@ class FullGradient:
     cotangents: dict[Site, Array]
 
     def terms(self) -> dict[Site, Array]:
-        """The bias-gradients: the products of cotangents and offsets, by site; 0 where the cotangent is."""
+        """The bias-gradients: the products of cotangents and offsets, by site; 0 where the cotangent is.
+
+        Of complex intermediates, the real part: what they contribute to f.
+        """
         return {
-            site: jnp.where(c == 0, jnp.zeros_like(c), c * self.offsets[site]) for site, c in self.cotangents.items()
+            site: jnp.real(jnp.where(c == 0, jnp.zeros_like(c), c * self.offsets[site]))
+            for site, c in self.cotangents.items()
         }
 
     def total(self, x: PyTree) -> Array:
         """The sum of all terms, at the x of the decomposition: f(x) up to rounding."""
-        return tree.vdot(self.input_gradient, x) + sum(map(jnp.sum, self.terms().values()))
+        terms = self.terms()
+        return tree.vdot((self.input_gradient, terms), (x, tree.ones_like(terms)))
 
 
 def full_gradient(
@@ -110,8 +115,17 @@ def full_gradient(
                 values.update({v: out + probes[v] if v in probes else out for v, out in outputs.items()})
             return values[program.outputs[0]], offsets
 
-        out, pull, offsets = jax.vjp(value, arrays, zeros, has_aux=True)
-        gradient, cotangents = pull(jnp.ones_like(out))
+        try:
+            out, pull, offsets = jax.vjp(value, arrays, zeros, has_aux=True)
+            gradient, cotangents = pull(jnp.ones_like(out))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            node = _irreversible(program, groups)
+            if node is None:
+                raise
+            remedy = "write the `while` loop with `jax.lax.scan`, whose number of steps is known"
+            if not _holds(node, "while"):
+                remedy = "give it a derivative with `jax.custom_vjp`"
+            raise no_rule("full_gradient", node, remedy) from error
         if program.outputs[0] not in program.active:
             offsets, cotangents, probed = {-1: out}, {-1: jnp.ones_like(out)}, {-1: CONSTANT}
         return FullGradient(
@@ -135,13 +149,19 @@ def _with_offsets(
     program: Graph, group: Group, values: dict, probed: dict[int, Site]
 ) -> tuple[dict[int, Array], dict[int, Array]]:
     """The outputs of a group, and the offsets of those that have one."""
-    for node in group.nodes:
-        if node.name == "while" and any(v in program.active for v in node.inputs):
-            raise no_rule("full_gradient", node, "write the loop with `jax.lax.scan`, whose number of steps is known")
     outputs = dict(zip(group.outputs, group.apply(values, [values[v] for v in group.inputs]), strict=True))
     wanted = [v for v in group.outputs if v in probed]
     if not wanted:
         return outputs, {}
+    parts, moving = _function(program, group, values, wanted)
+    at, along = _linear_part(parts, moving, any(_holds(node, "custom_vjp") for node in group.nodes))
+    return outputs, {v: a - b for v, a, b in zip(wanted, at, along, strict=True)}
+
+
+def _function(
+    program: Graph, group: Group, values: dict, wanted: list[int]
+) -> tuple[Callable[..., list[Array]], list[Array]]:
+    """Some outputs of a group as a function of its inputs that have a derivative; and the values of those."""
     moving = [v for v in group.inputs if v in program.active]
 
     def parts(*inputs: Array) -> list[Array]:
@@ -149,25 +169,46 @@ def _with_offsets(
         results = dict(zip(group.outputs, group.apply(inside, [inside[v] for v in group.inputs]), strict=True))
         return [results[v] for v in wanted]
 
-    try:
-        at, along = _linear_part(parts, [values[v] for v in moving], has_own_vjp(group))
-    except NotImplementedError as error:
-        raise no_rule("full_gradient", group.nodes[-1], "give it a derivative with `jax.custom_vjp`") from error
-    return outputs, {v: a - b for v, a, b in zip(wanted, at, along, strict=True)}
+    return parts, [values[v] for v in moving]
 
 
-def has_own_vjp(group: Group) -> bool:
-    """Whether a node of a group has a reverse derivative of its own, and so no forward one."""
-    return any(node.name.startswith("custom_vjp") for node in group.nodes)
+def _holds(node: Node, name: str) -> bool:
+    """Whether a node is a primitive whose name begins so, or has one in a program inside it."""
+
+    def is_named(equation: _ir.Equation) -> bool:
+        return equation.primitive.name.startswith(name)
+
+    return is_named(node.equation) or _ir.contains_inside(node.equation, is_named)
+
+
+def _irreversible(program: Graph, groups: tuple[Group, ...]) -> Node | None:
+    """The first node that JAX cannot differentiate in reverse."""
+
+    def pulled(group: Group, values: dict) -> tuple:
+        parts, moving = _function(program, group, values, [v for v in group.outputs if v in program.active])
+        outputs, pull = jax.vjp(parts, *moving)
+        return pull(outputs)
+
+    shapes = {v: jax.ShapeDtypeStruct(aval.shape, aval.dtype) for v, aval in program.avals.items()}
+    for group in groups:
+        try:
+            jax.eval_shape(lambda values, group=group: pulled(group, values), shapes)
+        except (TypeError, ValueError, NotImplementedError):
+            return group.nodes[-1]
+    return None
 
 
 def _linear_part(p: Callable[..., list[Array]], inputs: list[Array], by_transpose: bool) -> tuple[list, list]:
-    """p(h) and J_p(h)·h; derivatives of higher order go through both."""
+    """p(h) and J_p(h)·h; derivatives of higher order go through both.
+
+    Infinite entries of h, such as masked scores, count as 0 in the product: what reads them has derivative 0.
+    """
+    along = tuple(jnp.where(jnp.isfinite(h), h, jnp.zeros_like(h)) for h in inputs)
     if not by_transpose:
-        return jax.jvp(p, tuple(inputs), tuple(inputs))
+        return jax.jvp(p, tuple(inputs), along)
     outputs, pull = jax.vjp(p, *inputs)
     _, push = jax.vjp(pull, outputs)
-    return outputs, push(tuple(inputs))[0]
+    return outputs, push(along)[0]
 
 
 def is_homogeneous(node: Node, program: Graph) -> bool:
@@ -191,5 +232,21 @@ def is_homogeneous(node: Node, program: Graph) -> bool:
             return sum(moving) == 1
         case "div":
             return not moving[1]
-    inner = called(node)
-    return inner is not None and all(moving) and all(is_homogeneous(n, inner) for n in inner.nodes)
+        case "gather":
+            return not node.params["fill_value"]
+    return is_relu(node, program)
+
+
+def is_relu(node: Node, program: Graph) -> bool:
+    """Whether a node is `jax.nn.relu`, by its program and that of its derivative, which it may have of its own."""
+
+    def with_derivative(node: Node) -> tuple:
+        inside, _ = graph(lambda h: jax.jvp(node, (h,), (h,)), shape)
+        numbers = {v: np.asarray(inside.constants[v]).item() for v in inside.literals}
+        return [(n.name, n.inputs) for n in inside.nodes], inside.outputs, numbers
+
+    if node.name != "custom_jvp_call" or len(node.inputs) != 1:
+        return False
+    shape, _ = node.shapes()
+    (relu,) = graph(jax.nn.relu, shape)[0].nodes
+    return with_derivative(node) == with_derivative(relu)

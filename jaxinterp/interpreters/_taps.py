@@ -140,7 +140,7 @@ def with_perturbations(
       A function of the perturbations and f's arguments: the output, and the perturbed values by the same keys.
 
     Raises:
-      ValueError: at the call, if a site does not exist or a perturbation has another shape.
+      ValueError: at the call, if a site does not exist or is given twice, or a perturbation has another shape.
 
     >>> def f(x):
     ...     with jax.named_scope("layer"):
@@ -182,7 +182,7 @@ def patched(
       A function of f's arguments.
 
     Raises:
-      ValueError: at the call, if a site does not exist or a replacement has another shape.
+      ValueError: at the call, if a site does not exist or is given twice, or a replacement has another shape.
 
     >>> def f(x):
     ...     with jax.named_scope("layer"):
@@ -217,7 +217,12 @@ def _changed(
     """The program with `change` applied at some sites: itself, the values of all variables, and which were changed."""
     program, arrays = _traced(method, f, argnums, args)
     table = _table(program)
-    keys = {table[resolve(site, table)]: site for site in sites}
+    keys: dict[int, SiteLike] = {}
+    for site in sites:
+        v = table[resolve(site, table)]
+        if v in keys:
+            raise ValueError(f"{str(keys[v])!r} and {str(site)!r} are the same site; give one of them.")
+        keys[v] = site
 
     def visit(node: Node, operands: list) -> list:
         return [
@@ -242,7 +247,7 @@ def resume_from(
       argnums: the arguments that count as x.
 
     Raises:
-      ValueError: at the call, if the site does not exist.
+      ValueError: at the call, if the site does not exist; at that of `rest`, if h has another shape.
 
     >>> def f(x):
     ...     with jax.named_scope("layer"):
@@ -261,7 +266,10 @@ def resume_from(
         values = program.evaluate(arrays)
 
         def rest(value: Array) -> PyTree:
-            known = {**values, start: value}
+            value, old = jnp.asarray(value), values[start]
+            if value.shape != old.shape:
+                raise ValueError(f"The value at {str(chosen)!r} must have shape {old.shape}; got {value.shape}.")
+            known = {**values, start: value.astype(old.dtype)}
             fresh = {start}
             for node in program.nodes:
                 if not fresh.isdisjoint(node.inputs) and start not in node.outputs:

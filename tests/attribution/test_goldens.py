@@ -1,7 +1,5 @@
 """The ResNet-20 on 16 images: attributions by captum and torch in float64, and LIME by captum on a small network."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,16 +14,6 @@ pytestmark = pytest.mark.numerics
 
 
 @pytest.fixture(scope="module")
-def resnet(golden):
-    return golden("resnet20")
-
-
-@pytest.fixture(scope="module")
-def logits(trained_resnet):
-    return trained_resnet()
-
-
-@pytest.fixture(scope="module")
 def gradients(logits, resnet):
     """The gradient of one logit at many points, in the order of the points."""
     one = jax.jit(jax.vmap(attribution.gradient(heads.logit(logits))))
@@ -37,31 +25,17 @@ def gradients(logits, resnet):
     return at
 
 
-def explained(method, data, count=16, **arrays):
-    """The maps of the predicted class, one image after the other through one compiled function."""
-    explain = jax.jit(functools.partial(method, **arrays))
-    images, labels = jnp.asarray(data["x"][:count], DTYPE), jnp.asarray(data["pred"][:count])
-    return np.stack([np.asarray(explain(x, y), np.float64) for x, y in zip(images, labels, strict=True)])
-
-
-def assert_golden(got, wanted, floor):
-    """In float64 the golden arrays are exact to their rounding to float32; `floor` is what torch loses in float32."""
-    wanted = np.asarray(wanted, np.float64)
-    error = np.max(np.abs(got - wanted)) / np.max(np.abs(wanted))
-    assert error < (2e-7 if X64 else 3 * floor)
-
-
 def test_logits(logits, resnet):
     got = np.asarray(jax.jit(jax.vmap(logits))(jnp.asarray(resnet["x"], DTYPE)), np.float64)
     np.testing.assert_allclose(got, resnet["logits"], atol=1e-6 if X64 else 1e-4)
     np.testing.assert_array_equal(got.argmax(1), resnet["pred"])
 
 
-def test_gradient(gradients, resnet):
+def test_gradient(gradients, resnet, assert_golden):
     assert_golden(gradients(resnet["x"], resnet["pred"]), resnet["grad"], 6e-7)
 
 
-def test_gradient_times_input(logits, resnet):
+def test_gradient_times_input(logits, resnet, explained, assert_golden):
     method = attribution.gradient_times_input(heads.logit(logits))
     assert_golden(explained(method, resnet), resnet["grad_x_input"], 8e-7)
 
@@ -75,7 +49,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_integrated_gradients(rule, logits, resnet):
+def test_integrated_gradients(rule, logits, resnet, explained, assert_golden):
     """Captum keeps its weights in float32, which is 2e-9 here."""
     quadrature, factor = RULES[rule]
     method = attribution.integrated_gradients(heads.logit(logits), num_steps=64, quadrature=quadrature, chunk_size=16)
@@ -87,13 +61,23 @@ def test_integrated_gradients(rule, logits, resnet):
     np.testing.assert_allclose(gaps, resnet[f"ig_{rule}_delta"][:count], atol=2e-5 if X64 else 0.02)
 
 
-def test_occlusion(logits, resnet):
+def test_occlusion(logits, resnet, explained, assert_golden):
     method = attribution.occlusion(heads.logit(logits), window=(4, 4, 3), stride=(2, 2, 1), chunk_size=25)
     assert_golden(explained(method, resnet, 4), resnet["occlusion_w4_s2"][:4], 2e-6)
 
 
-def test_the_statistics_of_the_gradient_under_the_golden_noise(gradients, resnet):
-    """The formulas of SmoothGrad and VarGrad, with the golden arrays as witnesses; the next test holds us to them."""
+def test_feature_ablation(logits, resnet, explained, assert_golden):
+    """Patches of 4 by 4 over all channels."""
+    groups = jnp.asarray(local.grid_groups((32, 32, 3), (8, 8, 1)))
+    method = attribution.feature_ablation(heads.logit(logits), num_groups=64)
+    maps = explained(method, resnet, 4, groups=groups)
+    patches = maps.reshape(4, 8, 4, 8, 4, 3)
+    assert np.ptp(patches, axis=(2, 4, 5)).max() == 0
+    assert_golden(patches[:, :, 0, :, 0, 0], resnet["feature_ablation_4x4"][:4], 1e-6)
+
+
+def test_the_statistics_of_the_gradient_under_the_golden_noise(gradients, resnet, assert_golden):
+    """The formulas with the golden arrays as witnesses; the next test holds us to them."""
     noisy = (resnet["x"][:4, None] + resnet["smoothgrad_noise"].astype(DTYPE)).reshape(64, 32, 32, 3)
     sampled = gradients(noisy, np.repeat(resnet["pred"][:4], 16)).reshape(4, 16, 32, 32, 3)
     assert_golden(sampled.mean(1), resnet["smoothgrad"], 3e-5)
@@ -101,13 +85,17 @@ def test_the_statistics_of_the_gradient_under_the_golden_noise(gradients, resnet
     assert_golden((sampled**2).mean(1), resnet["smoothgrad_squared"], 1e-4)
 
 
-def test_smooth_grad_and_var_grad_over_their_own_noise(logits, gradients, resnet):
+def test_the_smoothed_gradients_over_their_own_noise(logits, gradients, resnet):
     x, label, stddev = resnet["x"][0], resnet["pred"][0], float(resnet["smoothgrad_stdev"])
     keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(0), i), 0) for i in range(8)]
     noise = np.stack([np.asarray(jax.random.normal(k, x.shape, jnp.float32)) for k in keys])
     points = np.asarray(x, DTYPE) + np.asarray(stddev, DTYPE) * noise.astype(DTYPE)
     sampled = gradients(points, np.repeat(label, 8))
-    for method, wanted in [(attribution.smooth_grad, sampled.mean(0)), (attribution.var_grad, sampled.var(0))]:
+    for method, wanted in [
+        (attribution.smooth_grad, sampled.mean(0)),
+        (attribution.square_grad, (sampled**2).mean(0)),
+        (attribution.var_grad, sampled.var(0)),
+    ]:
         explain = jax.jit(method(heads.logit(logits), num_samples=8, chunk_size=4))
         got = explain(jax.random.key(0), jnp.asarray(x, DTYPE), jnp.asarray(label), stddev=stddev)
         # A ReLU may flip for noise that differs in the last digit of float32.

@@ -198,3 +198,24 @@ def test_groups_that_are_traced_pass():
     run = jax.jit(lambda g: local.binary_mask(jax.random.key(5), jnp.ones(3), groups=g, num_groups=2))
     sample = run(jnp.array([0, 1, 1]))
     np.testing.assert_array_equal(sample.point, np.asarray(sample.coordinates)[[0, 1, 1]])
+
+
+@pytest.mark.core
+def test_without_groups_every_entry_is_a_feature():
+    groups, count = local.feature_groups("method", None, None, X)
+    assert count == 5
+    assert jax.tree.structure(groups) == jax.tree.structure(X)
+    assert jax.tree.map(jnp.shape, groups) == jax.tree.map(jnp.shape, X)
+    assert flat(groups).tolist() == [0, 1, 2, 3, 4]
+    given, count = local.feature_groups("method", GROUPS, 4, X)
+    assert given is GROUPS
+    assert count == 4
+
+
+@pytest.mark.core
+def test_groups_and_their_number_come_together():
+    for groups, num_groups in [(GROUPS, None), (None, 4)]:
+        with pytest.raises(TypeError, match=r"^`method` needs `num_groups` when it is built and `groups` at the call"):
+            local.feature_groups("method", groups, num_groups, X)
+    with pytest.raises(ValueError, match=r"`groups` of `method` must lie in 0..1"):
+        local.feature_groups("method", GROUPS, 2, X)
