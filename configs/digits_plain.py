@@ -8,5 +8,4 @@ def get_config() -> app.Experiment:
     return app.Experiment(
         data=app.Digits(),
         model=app.ConvNet(widths=(16, 32), activation="gelu"),
-        explain=app.Explain(methods=tuple(app.METHODS)),
     )

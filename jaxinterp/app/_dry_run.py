@@ -1,6 +1,5 @@
 """What a run would do, found out without doing it."""
 
-import functools
 import os
 import shutil
 
@@ -11,7 +10,6 @@ from jaxinterp import data, training, tree
 from jaxinterp.app import _codec
 from jaxinterp.app import _explain as explain
 from jaxinterp.app import _measure as measure
-from jaxinterp.app._examples import PerExample
 from jaxinterp.app._run import Run
 from jaxinterp.app._stages import require_possible
 from jaxinterp.app._workdir import WorkdirError
@@ -39,7 +37,7 @@ def dry_run(run: Run, stages: tuple[str, ...]) -> str:
     jax.eval_shape(training.make_step(run.objective(), run.optimizers), state, batch)
     explained = explain.quantities(run.experiment.explain, dataset)
     for name, one in (explained | measure.quantities(run.experiment.measure)).items():
-        _trace(name, one, run, state)
+        explain.require_computable(name, one, run)
     needed = 4 * tree.size((state.params, state.gates, state.state, state.opt_state)) * (settings.keep_last + 2)
     parent = _existing_parent(run)
     if not os.access(parent, os.W_OK):
@@ -62,20 +60,6 @@ def dry_run(run: Run, stages: tuple[str, ...]) -> str:
         "work directory": f"{run.workdir.root} ({needed / 1e6:.1f} MB for checkpoints, {free / 1e9:.1f} GB free)",
     }
     return "\n".join(f"{name:<15} {text}" for name, text in rows.items()) + "\nall is well; nothing was written"
-
-
-def _trace(name: str, one: PerExample, run: Run, state: training.TrainState) -> None:
-    """Traces what is computed for an example, so that what does not fit is found now."""
-    apply = run.network[0].apply
-    x, label = jax.ShapeDtypeStruct(run.dataset.shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
-    try:
-        jax.eval_shape(
-            lambda k, *args: one(functools.partial(apply, state.params, state.state), k, *args), state.key, x, label
-        )
-    except (TypeError, ValueError) as error:
-        raise _codec.ConfigError(
-            f"{name} cannot be computed for inputs of shape {run.dataset.shape}: {error}"
-        ) from error
 
 
 def _existing_parent(run: Run) -> str:

@@ -62,6 +62,26 @@ def require_suitable(settings: Explain, dataset: data.Dataset) -> None:
             )
 
 
+def require_sites(run: Run) -> None:
+    """Raises `ConfigError` if a method needs features with positions and the network has none."""
+    work = quantities(run.experiment.explain, run.dataset)
+    for name in run.experiment.explain.methods:
+        if METHODS[name].domain == "site":
+            require_computable(name, work[name], run)
+
+
+def require_computable(name: str, one: PerExample, run: Run) -> None:
+    """Traces what is computed for an example, so that what does not fit is found before any work."""
+    state, apply = run.initial_state(), run.network[0].apply
+    x, label = jax.ShapeDtypeStruct(run.dataset.shape, np.float32), jax.ShapeDtypeStruct((), np.int32)
+    try:
+        jax.eval_shape(
+            lambda k, *args: one(functools.partial(apply, state.params, state.state), k, *args), state.key, x, label
+        )
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ConfigError(f"{name} cannot be computed for inputs of shape {run.dataset.shape}: {error}") from error
+
+
 def quantities(settings: Explain, dataset: data.Dataset) -> dict[str, PerExample]:
     """What is computed for each example, by name."""
     head = HEADS[settings.head]
@@ -102,7 +122,7 @@ def _attribution(
 ) -> dict[str, Array]:
     f = head(logits_fn)
     attribution = method.build(f)(key, x, label, **arrays)
-    completeness = evaluation.completeness_gap(f)(attribution, x, label)
+    completeness = evaluation.completeness_gap(f)(attribution, x, label, **arrays)
     return {"map": attribution, "gap": completeness.gap, "relative_gap": completeness.relative}
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxinterp import checks, tree
-from jaxinterp.derivatives import restrict_scalar
+from jaxinterp import checks, local, tree
+from jaxinterp.derivatives import restrict_scalar, weighted_sum
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
 
@@ -17,7 +17,7 @@ class Completeness:
     """How far a map is from summing to the change of the output.
 
     Attributes:
-      gap: the sum of the map minus f(x) - f(baseline), in units of f.
+      gap: the sum of the map minus f(x) - f(baseline), in units of f; with a background, f(baseline) is its mean there.
       relative: |gap| over the larger of |f(x) - f(baseline)| and the sum of the map's magnitudes; 0 where both vanish.
     """
 
@@ -26,14 +26,17 @@ class Completeness:
 
 
 def completeness_gap(f: ScalarFn, argnums: int | tuple[int, ...] = 0) -> Callable[..., Completeness]:
-    r"""Completeness: returns `(attribution, *args, baseline=0) -> Completeness`, :math:`\sum_i \phi_i - (f(x) - f(b))`.
+    r"""Completeness: returns `(attribution, *args, baseline=0, background=None) -> Completeness`.
+
+    :math:`\sum_i \phi_i - (f(x) - f(b))`, where f(b) is the mean over the rows of the background if one is given.
 
     Args:
       f: the function that was explained.
       argnums: the explained argument, or several.
 
     Raises:
-      ValueError: at the call, if the map is not shaped like the explained argument.
+      ValueError: at the call, if the map is not shaped like the explained argument, or the rows of the background are
+        not.
 
     >>> from jaxinterp.attribution import integrated_gradients
     >>> f, x = lambda x: jnp.sum(x**3), jnp.array([1.0, 2.0])
@@ -41,12 +44,20 @@ def completeness_gap(f: ScalarFn, argnums: int | tuple[int, ...] = 0) -> Callabl
     True
     """
 
-    def gap(attribution: PyTree, *args: PyTree, baseline: PyTree = 0.0) -> Completeness:
+    def gap(
+        attribution: PyTree, *args: PyTree, baseline: PyTree = 0.0, background: PyTree | None = None
+    ) -> Completeness:
         g, x = restrict_scalar("completeness_gap", f, argnums, args)
         attribution = jax.tree.map(
             jnp.asarray, checks.same_structure("completeness_gap", "attribution", attribution, x)
         )
-        change = g(x) - g(tree.broadcast_prefix("baseline", baseline, x))
+        if background is None:
+            before = g(tree.broadcast_prefix("baseline", baseline, x))
+        else:
+            rows, count = local.checked_background("completeness_gap", background, x)
+            weights = jnp.full(count, 1 / count, tree.accumulator(jnp.result_type(*jax.tree.leaves(x))))
+            before = weighted_sum(g, rows, weights, chunk_size=16)
+        change = g(x) - before
         total = tree.vdot(attribution, tree.ones_like(attribution))
         magnitude = tree.vdot(jax.tree.map(jnp.abs, attribution), tree.ones_like(attribution))
         difference = total - change.astype(total.dtype)
