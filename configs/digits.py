@@ -21,7 +21,7 @@ def get_config() -> app.Experiment:
                 "lime",
                 "lrp",
                 "full_grad",
-                "grad_cam",
+                "hires_cam",
             )
         ),
     )

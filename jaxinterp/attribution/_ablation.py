@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinterp import checks, local, tree
-from jaxinterp.derivatives import restrict_scalar, weighted_sum
+from jaxinterp.derivatives import weighted_sum
+from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
 

@@ -9,8 +9,7 @@ from jaxinterp import tree
 from jaxinterp.attribution._features import features_at
 from jaxinterp.attribution._guided import guided_backprop
 from jaxinterp.attribution._images import Resize, align_corners, over_channels, single_image
-from jaxinterp.derivatives import restrict_scalar
-from jaxinterp.interpreters import SiteLike
+from jaxinterp.interpreters import SiteLike, restrict_scalar
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
 Activation = Callable[[Array], Array]

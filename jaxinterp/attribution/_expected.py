@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jaxinterp import checks, local, tree
 from jaxinterp.attribution._stochastic import averaged
-from jaxinterp.derivatives import Estimate, expectation, restrict_scalar
+from jaxinterp.derivatives import Estimate, expectation
+from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import Key, PyTree, ScalarFn
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxinterp import checks, interpreters, local, tree
 from jaxinterp.attribution._features import as_features
 from jaxinterp.attribution._images import Resize, align_corners, over_channels, single_image
-from jaxinterp.derivatives import expectation, restrict_scalar
-from jaxinterp.interpreters import FullGradient, Grouping, Site
+from jaxinterp.derivatives import expectation
+from jaxinterp.interpreters import FullGradient, Grouping, Site, restrict_scalar
 from jaxinterp.typing import Array, Key, PyTree, ScalarFn
 
 Rescale = Callable[[Array], Array]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 
 from jaxinterp import tree
-from jaxinterp.derivatives import restrict_scalar
+from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import PyTree, ScalarFn
 
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, local, tree
-from jaxinterp.derivatives import QuadratureRule, gauss_legendre, restrict_scalar, weighted_sum
+from jaxinterp.derivatives import QuadratureRule, gauss_legendre, weighted_sum
+from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jaxinterp import checks, local
 from jaxinterp.attribution._stochastic import averaged
-from jaxinterp.derivatives import Estimate, restrict
+from jaxinterp.derivatives import Estimate
+from jaxinterp.interpreters import restrict
 from jaxinterp.typing import Key, PyTree, ScalarFn
 
 

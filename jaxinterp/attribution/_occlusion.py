@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxinterp import checks, local, tree
 from jaxinterp.attribution._axes import checked_sizes, one_per_axis
-from jaxinterp.derivatives import restrict_scalar, weighted_sum
+from jaxinterp.derivatives import weighted_sum
+from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
 

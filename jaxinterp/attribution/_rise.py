@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 from jaxinterp import checks, local, tree
 from jaxinterp.attribution._axes import checked_sizes, one_per_axis
+from jaxinterp.attribution._images import over_channels, single_image
 from jaxinterp.attribution._stochastic import averaged
-from jaxinterp.derivatives import Estimate, expectation, restrict_scalar
+from jaxinterp.derivatives import Estimate, expectation
+from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import Array, Key, PyTree, ScalarFn
 
 
@@ -65,20 +67,19 @@ def rise(
 
     def estimate(key: Key, *args: PyTree, baseline: PyTree = 0.0) -> Estimate:
         g, x = restrict_scalar("rise", f, argnums, args)
-        image, structure = _single_image(x)
+        image, structure = single_image("rise", x)
         origin = jax.tree.leaves(tree.broadcast_prefix("baseline", baseline, x))[0]
         shape, dtype = image.shape[:-1], tree.accumulator(image.dtype)
         grid = one_per_axis("rise", "cells", cells, shape, "an image of spatial shape")
 
         def sample(k: Key) -> Array:
             mask = _smooth_mask(k, shape, grid, probability, dtype)
-            shown = local.along_segment(_over_channels(mask, image), image, origin)
+            shown = local.along_segment(over_channels(mask, image), image, origin)
             return g(jax.tree.unflatten(structure, [shown])).astype(dtype) * mask / probability
 
         found = expectation(sample, num_samples, chunk_size=chunk_size)(checks.key("rise", key))
         mean, stderr = (
-            jax.tree.unflatten(structure, [_over_channels(values, image).astype(image.dtype)])
-            for values in (found.mean, found.stderr)
+            jax.tree.unflatten(structure, [over_channels(values, image)]) for values in (found.mean, found.stderr)
         )
         return Estimate(mean, stderr, found.num_samples)
 
@@ -98,17 +99,3 @@ def _smooth_mask(
         weights = jnp.maximum(1 - jnp.abs(position[:, None] - jnp.arange(s, dtype=dtype)[None]), 0)
         mask = jnp.tensordot(mask, weights, ((0,), (1,)), precision="highest")  # the first axis goes to the end
     return mask
-
-
-def _over_channels(values: Array, image: Array) -> Array:
-    return jnp.broadcast_to(values[..., None], image.shape)
-
-
-def _single_image(x: PyTree) -> tuple[Array, PyTree]:
-    leaves, structure = jax.tree.flatten(x)
-    if len(leaves) != 1 or leaves[0].ndim < 2:
-        raise TypeError(
-            "`rise` explains one image of shape [*spatial, channels]; got "
-            f"{'arrays' if len(leaves) > 1 else 'an array'} of shape {', '.join(str(leaf.shape) for leaf in leaves)}."
-        )
-    return leaves[0], structure

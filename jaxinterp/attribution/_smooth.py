@@ -6,7 +6,8 @@ import jax
 
 from jaxinterp import checks, local, tree
 from jaxinterp.attribution._stochastic import Stochastic, averaged
-from jaxinterp.derivatives import Estimate, expectation, restrict_scalar, variance
+from jaxinterp.derivatives import Estimate, expectation, variance
+from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import Key, PyTree, ScalarFn
 
 

@@ -21,5 +21,3 @@ from jaxinterp.derivatives._stochastic import diagonal as diagonal
 from jaxinterp.derivatives._stochastic import laplacian as laplacian
 from jaxinterp.derivatives._stochastic import squared_frobenius_norm as squared_frobenius_norm
 from jaxinterp.derivatives._stochastic import trace as trace
-from jaxinterp.interpreters import restrict as restrict
-from jaxinterp.interpreters import restrict_scalar as restrict_scalar

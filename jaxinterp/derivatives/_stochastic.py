@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxinterp import tree
 from jaxinterp.derivatives._expectation import Estimate, expectation
-from jaxinterp.derivatives._products import restrict_scalar
+from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import Array, Key, MatVec, PyTree, ScalarFn
 
 

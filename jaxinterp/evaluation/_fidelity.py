@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp import batching, checks, interpreters, local
-from jaxinterp.derivatives import Estimate, restrict_scalar
+from jaxinterp.derivatives import Estimate
+from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import Array, Key, PyTree, ScalarFn
 
 

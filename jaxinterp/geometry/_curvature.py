@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxinterp import checks, derivatives, tree
+from jaxinterp import checks, derivatives, interpreters, tree
 from jaxinterp.derivatives import Spectral
 from jaxinterp.typing import Array, Key, PyTree, ScalarFn
 
@@ -124,7 +124,7 @@ def _largest(
 ) -> tuple[PyTree, Spectral]:
     """The gradient, and the eigenvalue of largest magnitude with that magnitude as its value."""
     checks.key(method, key)
-    derivatives.restrict(method, f, argnums, args)  # so that errors name the method
+    interpreters.restrict(method, f, argnums, args)  # so that errors name the method
     gradient, product = derivatives.hessian(f, argnums)(*args)
     low, high = derivatives.lanczos(product, num_iterations=num_iterations, tolerance=tolerance)(key, gradient)
     negative = jnp.abs(low.value) > jnp.abs(high.value)

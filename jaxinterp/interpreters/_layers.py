@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,11 +13,14 @@ from jaxinterp.interpreters._regions import Group, regions
 from jaxinterp.typing import Array
 
 MIXING = ("dot_general", "conv_general_dilated")
+REARRANGING = ("squeeze", "transpose")
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """A linear layer: a product or convolution with a constant kernel, and the affine chain behind it.
+
+    Axes may be squeezed or transposed in between, as the batch axis of a convolution of one example is.
 
     Attributes:
       group: its equations.
@@ -43,13 +46,18 @@ class Layer:
         Returns:
           The product, bilinear in the input and the kernel; the kernel and the bias, the latter of the output's shape.
         """
+        rearranging = [node for node in self.group.nodes if node.name in REARRANGING]
 
         def product(x: Array, kernel: Array) -> Array:
-            return self.node(*((kernel, x) if self.kernel_position == 0 else (x, kernel)))[0]
+            out = self.node(*((kernel, x) if self.kernel_position == 0 else (x, kernel)))[0]
+            for node in rearranging:
+                (out,) = node(out)
+            return out
 
         kernel = values[self.node.inputs[self.kernel_position]]
-        shape = self.node.shapes()[-1]
-        chain = Group("affine", self.group.nodes[1:], self.node.outputs, self.group.outputs)
+        last = rearranging[-1] if rearranging else self.node
+        shape = last.shapes()[-1]
+        chain = Group("affine", self.group.nodes[1 + len(rearranging) :], last.outputs, self.group.outputs)
         after = functools.partial(_only, chain, values)
         zeros = jnp.zeros(shape.shape, shape.dtype)
         if not chain.nodes:
@@ -57,7 +65,7 @@ class Layer:
         bias, scale = jax.jvp(after, (zeros,), (jnp.ones_like(zeros),))
         if all(node.name in ("add", "sub") and node.inputs[0] in self._flow() for node in chain.nodes):
             return product, kernel, bias
-        axes = kernel_axes(self.node, self.kernel_position)
+        axes = _rearranged(kernel_axes(self.node, self.kernel_position), rearranging)
         per_channel = scale[tuple(slice(None) if axis in axes else 0 for axis in range(scale.ndim))]
         order = [axis for axis in range(scale.ndim) if axis in axes]
         targets = [axes[axis] for axis in order]
@@ -89,6 +97,15 @@ def kernel_axes(node: Node, kernel_position: int) -> dict[int, int]:
     return along | {start + i: axis for i, axis in enumerate(free[kernel_position])}
 
 
+def _rearranged(axes: dict[int, int], nodes: Sequence[Node]) -> dict[int, int]:
+    """The axes of `kernel_axes` behind squeezes and transpositions."""
+    for node in nodes:
+        removed = node.params.get("dimensions", ())
+        order = node.params.get("permutation", [a for a in range(len(node.shapes()[0].shape)) if a not in removed])
+        axes = {place: axes[axis] for place, axis in enumerate(order) if axis in axes}
+    return axes
+
+
 def layers(program: Graph) -> tuple[tuple[Group, ...], dict[int, Layer]]:
     """The parts of a program as `regions` finds them, with products and convolutions by constants as whole layers.
 
@@ -100,6 +117,7 @@ def layers(program: Graph) -> tuple[tuple[Group, ...], dict[int, Layer]]:
     """
     groups = regions(program)
     chains = {group.inputs[0]: group for group in groups if group.kind == "affine"}
+    following = {g.inputs[0]: g for g in groups if g.kind == "equation" and g.nodes[0].name in REARRANGING}
     uses, producers = program.uses(), program.producers
     found: dict[int, Layer] = {}
     absorbed: dict[int, Group] = {}
@@ -112,27 +130,34 @@ def layers(program: Graph) -> tuple[tuple[Group, ...], dict[int, Layer]]:
             if not parts[-1].nodes:
                 parts.pop()
             continue
-        chain = chains.get(node.outputs[0]) if uses[node.outputs[0]] == 1 else None
-        taken, rest = _fitting(program, producers, node, 1 - moving[0], chain) if chain else ((), ())
+        between: list[Group] = []
+        v = node.outputs[0]
+        while uses[v] == 1 and v in following:
+            between.append(following[v])
+            v = between[-1].outputs[0]
+        chain = chains.get(v) if uses[v] == 1 else None
+        axes = _rearranged(kernel_axes(node, 1 - moving[0]), [g.nodes[0] for g in between])
+        taken, rest = _fitting(program, producers, axes, chain) if chain else ((), ())
         outputs = (taken[-1].outputs[0],) if taken else group.outputs
-        whole = Group("equation", (node, *taken), tuple(v for v in node.inputs if v in program.active), outputs)
+        nodes = (node, *(g.nodes[0] for g in between), *taken) if taken else (node,)
+        whole = Group("equation", nodes, tuple(v for v in node.inputs if v in program.active), outputs)
         if chain and taken:
             absorbed[id(chain)] = Group("affine", rest, outputs, chain.outputs)
+            absorbed.update({id(g): Group("equation", (), (), ()) for g in between})
         parts.append(whole)
         found[id(whole)] = Layer(whole, "dense" if node.name == "dot_general" else "conv", 1 - moving[0])
     return tuple(parts), found
 
 
 def _fitting(
-    program: Graph, producers: dict[int, Node], node: Node, kernel_position: int, chain: Group
+    program: Graph, producers: dict[int, Node], axes: dict[int, int], chain: Group
 ) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
     """The part of a chain that can be merged into the kernel, and the rest."""
-    axes = kernel_axes(node, kernel_position)
     for i, link in enumerate(chain.nodes):
         constants = [v for v in link.inputs if v not in program.dependent]
         scales = link.name in ("mul", "div")
         along = set().union(*(_varying(program, producers, v) for v in constants)) if scales else set()
-        converts = program.avals[link.outputs[0]].dtype != program.avals[node.outputs[0]].dtype
+        converts = program.avals[link.outputs[0]].dtype != program.avals[chain.inputs[0]].dtype
         if converts or link.name == "select_n" or not along <= set(axes):
             return chain.nodes[:i], chain.nodes[i:]
     return chain.nodes, ()

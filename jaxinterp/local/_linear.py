@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxinterp import batching, checks, interpreters, tree
-from jaxinterp.derivatives import restrict_scalar
+from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.local._least_squares import weighted_least_squares
 from jaxinterp.local._neighbourhoods import Neighbourhood
 from jaxinterp.local._weights import Weight, uniform_weight

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 
 from jaxinterp import heads, tree
-from jaxinterp.derivatives import restrict_scalar
+from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree, ScalarFn
 
 Penalty = Callable[[Callable[..., Array], PyTree, PyTree, Key, PyTree, Array], Array]

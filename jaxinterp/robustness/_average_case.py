@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, local, tree
-from jaxinterp.derivatives import expectation, restrict
+from jaxinterp.derivatives import expectation
+from jaxinterp.interpreters import restrict
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree
 
 
