@@ -55,7 +55,7 @@ def test_every_method_of_the_table_is_public_and_documented():
 
     for method in METHODS:
         docstring = getattr(ji.attribution, method).__doc__
-        is_instance = "result and errors are those of `class_activation_map`" in docstring
+        is_instance = "errors are those of `class_activation_map`" in docstring
         for part in ("Source:", ">>>") if is_instance else (":math:", "Source:", "Raises:", "Returns:", ">>>"):
             assert part in docstring, f"{method}: {part}"
 

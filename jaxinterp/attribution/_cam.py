@@ -1,6 +1,7 @@
 """Class-activation maps from the features at a site of the program and the gradient there."""
 
 from collections.abc import Callable
+from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,14 @@ from jaxinterp.interpreters import SiteLike, restrict_scalar
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
 Activation = Callable[[Array], Array]
+
+
+class MapOptions(TypedDict, total=False):
+    """The keywords that all methods here share; see `class_activation_map`."""
+
+    site: SiteLike | None
+    activation: Activation
+    resize: Resize
 
 
 def class_activation_map(
@@ -67,19 +76,12 @@ def class_activation_map(
     return attribute
 
 
-def grad_cam(
-    f: ScalarFn,
-    argnums: int | tuple[int, ...] = 0,
-    *,
-    site: SiteLike | None = None,
-    activation: Activation = jax.nn.relu,
-    resize: Resize = align_corners,
-) -> Callable[..., PyTree]:
+def grad_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[MapOptions]) -> Callable[..., PyTree]:
     r"""Grad-CAM: returns `(*args)` -> the features weighted by the mean gradient of their channel.
 
     :math:`\mathrm{ReLU}\bigl(\sum_k \alpha_k A_k\bigr),\ \alpha_k = \frac1{|S|}\sum_{s \in S} G_{k,s}`.
 
-    Arguments, result and errors are those of `class_activation_map`.
+    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
 
     Source: Selvaraju, Cogswell, Das, Vedantam, Parikh & Batra (2017).
 
@@ -87,23 +89,18 @@ def grad_cam(
     >>> grad_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(f, argnums, combine=_grad_cam, site=site, activation=activation, resize=resize)
+    return class_activation_map(f, argnums, combine=_grad_cam, **options)
 
 
 def grad_cam_plus_plus(
-    f: ScalarFn,
-    argnums: int | tuple[int, ...] = 0,
-    *,
-    site: SiteLike | None = None,
-    activation: Activation = jax.nn.relu,
-    resize: Resize = align_corners,
+    f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[MapOptions]
 ) -> Callable[..., PyTree]:
     r"""Grad-CAM++: returns `(*args)` -> as Grad-CAM, with weights for several instances of a class.
 
     :math:`\alpha_k = \sum_s \frac{G_{k,s}^2}{2G_{k,s}^2 + G_{k,s}^3\sum_{s'}A_{k,s'}}\,\mathrm{ReLU}(G_{k,s})`: the
     higher derivatives are those of exp(f), whose factor cancels but for the scale.
 
-    Arguments, result and errors are those of `class_activation_map`.
+    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
 
     Source: Chattopadhay, Sarkar, Howlader & Balasubramanian (2018).
 
@@ -111,25 +108,16 @@ def grad_cam_plus_plus(
     >>> grad_cam_plus_plus(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(
-        f, argnums, combine=_grad_cam_plus_plus, site=site, activation=activation, resize=resize
-    )
+    return class_activation_map(f, argnums, combine=_grad_cam_plus_plus, **options)
 
 
-def hires_cam(
-    f: ScalarFn,
-    argnums: int | tuple[int, ...] = 0,
-    *,
-    site: SiteLike | None = None,
-    activation: Activation = jax.nn.relu,
-    resize: Resize = align_corners,
-) -> Callable[..., PyTree]:
+def hires_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[MapOptions]) -> Callable[..., PyTree]:
     r"""HiResCAM: returns `(*args)` -> the features times their gradient, position by position.
 
     :math:`\mathrm{ReLU}\bigl(\sum_k A_k \odot G_k\bigr)`. Before the ReLU the map sums to f where the rest of f
     is linear in the features.
 
-    Arguments, result and errors are those of `class_activation_map`.
+    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
 
     Source: Draelos & Carin (2020).
 
@@ -137,22 +125,15 @@ def hires_cam(
     >>> hires_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(f, argnums, combine=_hires_cam, site=site, activation=activation, resize=resize)
+    return class_activation_map(f, argnums, combine=_hires_cam, **options)
 
 
-def layer_cam(
-    f: ScalarFn,
-    argnums: int | tuple[int, ...] = 0,
-    *,
-    site: SiteLike | None = None,
-    activation: Activation = jax.nn.relu,
-    resize: Resize = align_corners,
-) -> Callable[..., PyTree]:
+def layer_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[MapOptions]) -> Callable[..., PyTree]:
     r"""LayerCAM: returns `(*args)` -> the features times the positive part of their gradient.
 
     :math:`\mathrm{ReLU}\bigl(\sum_k A_k \odot \mathrm{ReLU}(G_k)\bigr)`; meant for early layers too.
 
-    Arguments, result and errors are those of `class_activation_map`.
+    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
 
     Source: Jiang, Zhang, Hou, Cheng & Wei (2021).
 
@@ -160,23 +141,16 @@ def layer_cam(
     >>> layer_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(f, argnums, combine=_layer_cam, site=site, activation=activation, resize=resize)
+    return class_activation_map(f, argnums, combine=_layer_cam, **options)
 
 
-def xgrad_cam(
-    f: ScalarFn,
-    argnums: int | tuple[int, ...] = 0,
-    *,
-    site: SiteLike | None = None,
-    activation: Activation = jax.nn.relu,
-    resize: Resize = align_corners,
-) -> Callable[..., PyTree]:
+def xgrad_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[MapOptions]) -> Callable[..., PyTree]:
     r"""XGrad-CAM: returns `(*args)` -> the features weighted by the gradient averaged over the features.
 
     :math:`\alpha_k = \sum_s \frac{A_{k,s}}{\sum_{s'}A_{k,s'}}\,G_{k,s}`: the weights that fit the axioms of
     sensitivity and conservation best.
 
-    Arguments, result and errors are those of `class_activation_map`.
+    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
 
     Source: Fu, Hu, Dong, Guo, Gao & Li (2020).
 
@@ -184,23 +158,16 @@ def xgrad_cam(
     >>> xgrad_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(f, argnums, combine=_xgrad_cam, site=site, activation=activation, resize=resize)
+    return class_activation_map(f, argnums, combine=_xgrad_cam, **options)
 
 
-def eigen_cam(
-    f: ScalarFn,
-    argnums: int | tuple[int, ...] = 0,
-    *,
-    site: SiteLike | None = None,
-    activation: Activation = jax.nn.relu,
-    resize: Resize = align_corners,
-) -> Callable[..., PyTree]:
+def eigen_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[MapOptions]) -> Callable[..., PyTree]:
     r"""Eigen-CAM: returns `(*args)` -> the features projected onto their first right singular vector.
 
     :math:`\mathrm{ReLU}(A v_1)` with :math:`A = U\Sigma V^\top` [positions, channels], not centred; the sign is
     the one with a non-negative sum. It does not depend on the class: f only says where the site is.
 
-    Arguments, result and errors are those of `class_activation_map`.
+    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
 
     Source: Muhammad & Yeasin (2020).
 
@@ -208,20 +175,16 @@ def eigen_cam(
     >>> eigen_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(f, argnums, combine=_eigen_cam, site=site, activation=activation, resize=resize)
+    return class_activation_map(f, argnums, combine=_eigen_cam, **options)
 
 
 def guided_grad_cam(
-    f: ScalarFn,
-    argnums: int | tuple[int, ...] = 0,
-    *,
-    site: SiteLike | None = None,
-    activation: Activation = jax.nn.relu,
-    resize: Resize = align_corners,
+    f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[MapOptions]
 ) -> Callable[..., PyTree]:
     r"""Guided Grad-CAM: returns `(*args)` -> guided backpropagation times Grad-CAM, entry by entry.
 
-    Arguments, result and errors are those of `class_activation_map` and `guided_backprop`; the channels differ.
+    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`, except
+    that the channels differ; primitives need a rule as in `guided_backprop`.
 
     Source: Selvaraju, Cogswell, Das, Vedantam, Parikh & Batra (2017).
 
@@ -229,7 +192,7 @@ def guided_grad_cam(
     >>> guided_grad_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).tolist()
     [[4.0, 0.0], [12.0, 0.0]]
     """
-    cam = grad_cam(f, argnums, site=site, activation=activation, resize=resize)
+    cam = grad_cam(f, argnums, **options)
     guided = guided_backprop(f, argnums)
     return lambda *args: tree.mul(guided(*args), cam(*args))
 
