@@ -5,6 +5,9 @@ from collections.abc import Callable, Mapping
 
 import jax
 
+PAUSE = 0.01
+"""Seconds in which the threads of one alternative stop spinning before the next one starts."""
+
 
 def best_seconds(alternatives: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
     """The least time of each alternative over the rounds, compiled beforehand."""
@@ -13,6 +16,7 @@ def best_seconds(alternatives: Mapping[str, Callable[[], object]], rounds: int =
     best = dict.fromkeys(alternatives, float("inf"))
     for _ in range(rounds):
         for name, run in alternatives.items():
+            time.sleep(PAUSE)
             start = time.perf_counter()
             jax.block_until_ready(run())
             best[name] = min(best[name], time.perf_counter() - start)

@@ -147,12 +147,9 @@ def _has_condition(node: Node, program: Graph) -> bool:
 def _rescaled(call: Call) -> tuple[Array, ...]:
     """Δout / Δin, elementwise; the derivative where the input hardly differs."""
     (z,), (before,), (_, outputs_before) = call.inputs, _before(call), call.reference
-    difference = z - before
-    small = jnp.abs(difference) < _tolerance(z)
-    safe = jnp.where(small, jnp.ones_like(difference), difference)
     changes = zip(call.cotangents, call.outputs, outputs_before, strict=True)
-    multiplied = sum((c * (out - old)).astype(z.dtype) / safe for c, out, old in changes)
-    return (jnp.where(small, call.pull(call.cotangents)[0], multiplied),)
+    change = sum(_change(*parts).astype(z.dtype) for parts in changes)
+    return (_over(change, z, before, call.pull(call.cotangents)[0]),)
 
 
 def _product_of(count: int) -> Backward:
@@ -194,19 +191,24 @@ def _of_chosen(call: Call, sign: int) -> tuple[Array, ...]:
     before = _before(call)
     here, there = [], []
     for c, out, old in zip(call.cotangents, call.outputs, call.reference[1], strict=True):
-        change = c * (out - old)
+        change = _change(c, out, old)
         at_x = sign * out > sign * old
         here.append(jnp.where(at_x, change, jnp.zeros_like(change)))
         there.append(jnp.where(at_x, jnp.zeros_like(change), change))
-    shares = zip(call.inputs, before, call.pull(here), jax.vjp(call.function, *before)[1](there), strict=True)
-    return tuple(_over(a + b, z - old) for z, old, a, b in shares)
+    parts = zip(call.pull(here), jax.vjp(call.function, *before)[1](there), strict=True)
+    shares = zip([a + b for a, b in parts], call.inputs, before, call.pull(call.cotangents), strict=True)
+    return tuple(_over(*share) for share in shares)
 
 
-def _over(contribution: Array, difference: Array) -> Array:
-    small = jnp.abs(difference) < _tolerance(difference)
-    return jnp.where(
-        small, jnp.zeros_like(difference), contribution / jnp.where(small, jnp.ones_like(difference), difference)
-    )
+def _change(c: Array, out: Array, old: Array) -> Array:
+    """What the difference of an output contributes; masked scores are minus infinity at both points."""
+    return jnp.where(out == old, jnp.zeros_like(out), c * (out - old))
+
+
+def _over(contribution: Array, z: Array, before: Array, slope: Array) -> Array:
+    """The multiplier that makes a contribution of the difference; the slope where there is hardly any difference."""
+    small = (z == before) | (jnp.abs(z - before) < _tolerance(z))
+    return jnp.where(small, slope, contribution / jnp.where(small, jnp.ones_like(z), z - before))
 
 
 def _tolerance(z: Array) -> Any:

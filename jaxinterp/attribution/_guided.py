@@ -19,8 +19,8 @@ def guided_backprop(
     r"""Guided backpropagation: returns `(*args)` -> the gradient with only positive signals passing activations.
 
     At each ReLU the incoming gradient g becomes :math:`\max(g, 0)\,1[z > 0]`; at another activation φ, by the same
-    reasoning, :math:`\max(g, 0)\,\varphi'(z)`. Everything else has its ordinary derivative. The activations are found
-    in the program of f, however they are written.
+    reasoning, :math:`\max(g, 0)\,\varphi'(z)`. Everything else has its ordinary derivative, factors and signs right
+    before and behind an activation too. The activations are found in the program of f, however they are written.
 
     The map shows what the first layers respond to rather than what decides: it hardly changes when the last layers
     are randomised (Adebayo et al., 2018).

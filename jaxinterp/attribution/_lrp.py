@@ -194,7 +194,8 @@ def _through_activation(call: Call) -> tuple[Array, ...]:
     """The output's relevance becomes the input's; at an input of 0, where nothing is to pass, the derivative."""
     (r,) = call.inputs
     at_zero = call.pull(call.cotangents)[0]
-    relevance = sum((c * out).astype(r.dtype) for c, out in zip(call.cotangents, call.outputs, strict=True))
+    outputs = zip(call.cotangents, call.outputs, strict=True)
+    relevance = sum(jnp.where(c == 0, jnp.zeros_like(c), c * out).astype(r.dtype) for c, out in outputs)
     return (jnp.where(r == 0, at_zero, relevance / jnp.where(r == 0, jnp.ones_like(r), r)),)
 
 

@@ -33,6 +33,8 @@ def is_linear(node: Node, program: Graph) -> bool:
             return sum(moving) == 1
         case "div":
             return not moving[1]
+        case "integer_pow" if node.params["y"] == 1:  # as derivatives of squares are written
+            return True
     return _has_constant_derivative(node, program, moving)
 
 

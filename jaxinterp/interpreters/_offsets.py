@@ -21,7 +21,8 @@ CONSTANT = Site("", "constant")
 STRUCTURAL = names(
     """reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum reduce_max reduce_min neg abs slice rev copy
     copy_p convert_element_type reduce_precision reduce_window_sum reduce_window_max reduce_window_min cumsum cummax
-    cummin dynamic_slice split stack unstack tile name real imag sort optimization_barrier sharding_constraint"""
+    cummin dynamic_slice split stack unstack tile name real imag sort top_k fft optimization_barrier
+    sharding_constraint"""
 )
 """Primitives that are homogeneous of degree one in all their floating-point inputs."""
 
@@ -56,7 +57,7 @@ class FullGradient:
     def total(self, x: PyTree) -> Array:
         """The sum of all terms, at the x of the decomposition: f(x) up to rounding."""
         terms = self.terms()
-        return tree.vdot((self.input_gradient, terms), (x, tree.ones_like(terms)))
+        return tree.vdot((self.input_gradient, terms), (jax.tree.map(jnp.asarray, x), tree.ones_like(terms)))
 
 
 def full_gradient(
@@ -224,8 +225,9 @@ def is_homogeneous(node: Node, program: Graph) -> bool:
     match node.name:
         case name if name in STRUCTURAL:
             return True
-        case "add" | "sub" | "add_any" | "max" | "min" | "concatenate" | "pad":
-            return all(is_active or is_zero(v) for is_active, v in zip(moving, node.inputs, strict=True))
+        case "add" | "sub" | "add_any" | "max" | "min" | "concatenate" | "pad" | "dynamic_update_slice" | "scatter-add":
+            numbers = [v for v in node.inputs if jnp.issubdtype(program.avals[v].dtype, jnp.inexact)]
+            return all(v in program.active or is_zero(v) for v in numbers)
         case "select_n":
             return all(is_active or is_zero(v) for is_active, v in zip(moving[1:], node.inputs[1:], strict=True))
         case "mul" | "dot_general" | "conv_general_dilated":

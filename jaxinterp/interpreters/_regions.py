@@ -82,8 +82,9 @@ def equations(graph: Graph) -> tuple[Group, ...]:
 
 
 def activations(graph: Graph) -> tuple[Group, ...]:
-    """Activations as one group each; every other equation, those of normalisers included, by itself."""
-    return _groups(graph, [("activation", nodes) for nodes in _Finder(graph).activations() if _is_curved(nodes)])
+    """Activations, with constants of any shape, as one group each; every other equation by itself."""
+    found = _Finder(graph).activations(any_shape=True)
+    return _groups(graph, [("activation", nodes) for nodes in found if _is_curved(nodes)])
 
 
 def regions(graph: Graph) -> tuple[Group, ...]:
@@ -156,12 +157,12 @@ class _Finder:
             map(self.is_number, [v for v in self.constants(node) if v != node.inputs[0]])
         )
 
-    def activations(self) -> list[list[Node]]:
-        """Maximal sets of elementwise nodes that are functions of one array and of numbers."""
+    def activations(self, any_shape: bool = False) -> list[list[Node]]:
+        """Maximal sets of elementwise nodes that are functions of one array and of numbers (or constant arrays)."""
         origin: dict[int, int] = {}
         members: dict[int, list[Node]] = collections.defaultdict(list)
         for node in self.nodes:
-            numbers = all(map(self.is_number, self.constants(node))) or self.is_chosen(node)
+            numbers = any_shape or all(map(self.is_number, self.constants(node))) or self.is_chosen(node)
             sources = {origin.get(v, v) for v in self.graph.dependent_inputs(node)}
             if not self.elementwise[id(node)] or not numbers or len(sources) != 1:
                 continue

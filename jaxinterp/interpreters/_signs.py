@@ -9,9 +9,9 @@ from jaxinterp.interpreters._graph import Graph, Node, called, names
 POSITIVE = names("abs exp exp2 logistic square sqrt rsqrt erfc cosh")
 
 PRESERVING = names(
-    """add add_any mul div max reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum reduce_max reduce_min
-    reduce_window_sum reduce_window_max reduce_window_min slice dynamic_slice gather rev copy copy_p concatenate stack
-    convert_element_type select_n cumsum pad sqrt cbrt tanh log1p expm1 name"""
+    """add add_any mul div max pow integer_pow reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum
+    reduce_max reduce_min reduce_window_sum reduce_window_max reduce_window_min slice dynamic_slice gather rev copy
+    copy_p concatenate stack convert_element_type select_n cumsum pad sqrt cbrt tanh log1p expm1 name"""
 )
 """Primitives that take operands that are not negative to results that are not."""
 
@@ -35,6 +35,8 @@ def _is_nonnegative(node: Node, known: set[int]) -> bool:
     operands = node.inputs[1:] if node.name == "select_n" else node.inputs
     if node.name in ("gather", "dynamic_slice"):
         operands = node.inputs[:1]
+    if _is_filled(node):
+        return False
     if node.name == "integer_pow" and node.params["y"] % 2 == 0:
         return True
     if node.name == "max" and not known.isdisjoint(operands):
@@ -46,3 +48,13 @@ def _is_nonnegative(node: Node, known: set[int]) -> bool:
         return False
     given = [v for v, outside in zip(inner.inputs, node.inputs, strict=True) if outside in known]
     return nonnegative(inner, given).issuperset(inner.outputs)
+
+
+def _is_filled(node: Node) -> bool:
+    """Whether a node may write numbers of its own: where an index is outside, where a window has nothing to look at."""
+    if node.name == "gather":
+        return (node.params["fill_value"] or 0) < 0
+    if node.name == "reduce_window_max":
+        outside = zip(node.params["window_dimensions"], node.params["padding"], strict=True)
+        return any(max(pads) >= size for size, pads in outside) or any(n > 1 for n in node.params["base_dilation"])
+    return False

@@ -233,7 +233,7 @@ def _changed(
 
 
 def resume_from(
-    f: Callable[..., PyTree], site: SiteLike | Callable[[dict[Site, Any]], Site], argnums: int | tuple[int, ...] = 0
+    f: Callable[..., PyTree], site: SiteLike | Callable[[dict[Site, Any]], SiteLike], argnums: int | tuple[int, ...] = 0
 ) -> Callable[..., tuple[Array, Callable[[Array], PyTree]]]:
     """Returns `(*args)` -> the value h at one site, and the rest of the program as a function of h.
 
@@ -261,7 +261,8 @@ def resume_from(
     def at(*args: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
         program, arrays = _traced("resume_from", f, argnums, args)
         table = _table(program)
-        chosen = site({s: program.avals[v] for s, v in table.items()}) if callable(site) else resolve(site, table)
+        wanted = site({s: program.avals[v] for s, v in table.items()}) if callable(site) else site
+        chosen = resolve(wanted, table)
         start = table[chosen]
         values = program.evaluate(arrays)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from jaxinterp import derivatives, interpreters
+from jaxinterp import derivatives
 
 TOLERANCE = 1e-11 if jax.config.jax_enable_x64 else 2e-5
 SHAPES = {"a": (2,), "b": (3,)}
@@ -184,24 +184,6 @@ def test_the_dtype_is_kept(dtype):
         np.testing.assert_allclose(np.asarray(product, float), value, rtol=2e-2)
 
 
-@pytest.mark.core
-def test_restriction_to_some_arguments():
-    def f(a, b, c):
-        return a + 10 * b + 100 * c
-
-    g, x = interpreters.restrict("example", f, (2, 0), (1.0, jnp.asarray(2.0), 3.0))
-    assert isinstance(x, tuple)
-    assert [float(part) for part in x] == [3.0, 1.0]
-    assert all(isinstance(part, jax.Array) for part in x)
-    assert float(g(x)) == 321
-    assert float(g((jnp.asarray(5.0), jnp.asarray(7.0)))) == 527
-    g, x = interpreters.restrict("example", f, (1,), (1, 2.0, 3))
-    assert float(g((jnp.asarray(4.0),))) == 341
-    g, x = interpreters.restrict_scalar("example", f, 1, (1.0, 2.0, 3.0))
-    assert float(x) == 2
-    assert float(g(jnp.asarray(4.0))) == 341
-
-
 NAMES = ["jvp", "vjp", "hvp", "gauss_newton"]
 
 
@@ -244,5 +226,3 @@ def test_second_derivatives_need_a_scalar():
         derivatives.hessian(lambda x: x)(x)
     with pytest.raises(TypeError, match=r"`gauss_newton` needs a function that returns a scalar.* shape \(3,\)"):
         derivatives.gauss_newton(lambda x: x, lambda z: 2 * z)(x, vector=x)
-    with pytest.raises(TypeError, match=r"`example` needs a function that returns a real number.* dtype int32"):
-        interpreters.restrict_scalar("example", lambda x: jnp.asarray(1, jnp.int32), 0, (x,))[0](x)
