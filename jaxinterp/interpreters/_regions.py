@@ -220,7 +220,7 @@ class _Finder:
                 between = self._between(max((v for v in common if self.size(v) == self.size(out)), default=None), node)
                 if between is not None and any(n.name in REDUCTIONS for n in between):
                     found.append(between)
-            fusible = node.name in REDUCTIONS or node.name in SPREADING or self.elementwise[id(node)]
+            fusible = node.name in (*REDUCTIONS, *SPREADING, "transpose") or self.elementwise[id(node)]
             for v in node.outputs:
                 dominators[v] = (common if fusible else frozenset()) | {v}
         return found

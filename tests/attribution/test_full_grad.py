@@ -110,7 +110,7 @@ def test_rescaling_resizing_and_grouping_may_be_others():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_psi_is_in_the_unit_interval(seed):
-    term = random((4, 5, 3), seed, 10.0**seed)
+    term = random((4, 5, 3), seed, 10.0**-seed)
     scaled = double(to_unit_range(term))
     size = np.abs(double(term))
     assert scaled.min() == 0
@@ -127,7 +127,7 @@ def test_psi_of_a_constant_is_zero():
 
 
 def test_without_noise_the_smooth_map_is_full_grad(key):
-    f = conv_net(jax.nn.softplus)
+    f = functools.partial(network, activation=jax.nn.softplus)
     smooth = jax.jit(smooth_full_grad(f, num_samples=3))(key, IMAGE, stddev=0.0)
     assert_close(smooth, jax.jit(full_grad(f))(IMAGE), 1e-9 if X64 else 1e-3)
 
@@ -144,10 +144,8 @@ def test_the_smooth_map_averages_terms_before_they_are_rescaled():
         biases = along(BIASES[0], x), along(BIASES[1], x)
         parts.append([double(slope * x), double(cotangents[0] * biases[0]), double(cotangents[2] * biases[1])])
     wanted = sum(psi(np.mean(samples, 0)) for samples in zip(*parts, strict=True))
-    for chunk_size in (1, 3, None):
-        explain = jax.jit(smooth_full_grad(network, num_samples=4, chunk_size=chunk_size))
-        got = explain(jax.random.key(3), IMAGE, stddev=0.3)
-        assert_close(got[..., 0], wanted, 1e-6 if X64 else 1e-3)
+    explain = jax.jit(smooth_full_grad(network, num_samples=4, chunk_size=3))
+    assert_close(explain(jax.random.key(3), IMAGE, stddev=0.3)[..., 0], wanted, 1e-6 if X64 else 1e-3)
 
 
 def test_what_the_smooth_map_refuses(key):
