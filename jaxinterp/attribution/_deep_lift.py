@@ -1,7 +1,6 @@
 """DeepLIFT: the difference from a baseline, carried back through the program."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,11 +56,16 @@ def deep_lift(
         groups = interpreters.activations(program)
         leaves, structure = jax.tree.flatten(x)
         before = program.evaluate(jax.tree.leaves(origin))
+        if program.outputs[0] in program.dependent and program.outputs[0] not in program.active:
+            raise NotImplementedError(
+                "`deep_lift` found that the output depends on the input by comparisons or integers alone, for whose "
+                "differences there are no multipliers; explain a score instead of a decision."
+            )
         choose = _chooser(program, rules)
 
         def reference(group: Group) -> tuple[dict, list]:
             inside = {v: before[v] for node in group.nodes for v in node.inputs if v in program.active}
-            return inside, [before[v] for v in group.outputs]
+            return inside, [before[v] for v in group.outputs if v in program.active]
 
         multipliers = jax.grad(interpreters.with_backward(program, groups, choose, reference))(leaves)
         return tree.mul(tree.sub(x, origin), jax.tree.unflatten(structure, multipliers))
@@ -148,7 +152,7 @@ def _rescaled(call: Call) -> tuple[Array, ...]:
     """Δout / Δin, elementwise; the derivative where the input hardly differs."""
     (z,), (before,), (_, outputs_before) = call.inputs, _before(call), call.reference
     changes = zip(call.cotangents, call.outputs, outputs_before, strict=True)
-    change = sum(_change(*parts).astype(z.dtype) for parts in changes)
+    change = sum((_change(*parts).astype(z.dtype) for parts in changes), jnp.zeros_like(z))
     return (_over(change, z, before, call.pull(call.cotangents)[0]),)
 
 
@@ -207,10 +211,6 @@ def _change(c: Array, out: Array, old: Array) -> Array:
 
 def _over(contribution: Array, z: Array, before: Array, slope: Array) -> Array:
     """The multiplier that makes a contribution of the difference; the slope where there is hardly any difference."""
-    small = (z == before) | (jnp.abs(z - before) < _tolerance(z))
+    rounding = 8 * jnp.finfo(z.dtype).eps * jnp.maximum(jnp.abs(z), jnp.abs(before))
+    small = (z == before) | (jnp.abs(z - before) <= rounding.astype(z.dtype))
     return jnp.where(small, slope, contribution / jnp.where(small, jnp.ones_like(z), z - before))
-
-
-def _tolerance(z: Array) -> Any:
-    """Below this difference the quotient is rounding: the square root of the smallest normal spacing."""
-    return jnp.asarray(1e-10 if jnp.finfo(z.dtype).bits == 64 else 1e-6, z.dtype)

@@ -71,7 +71,7 @@ def lrp(
         program, x = traced("lrp", f, argnums, args)
         stops = _normaliser_stops(program)
         program = program.detached(stops)
-        parts, layers = interpreters.layers(program)
+        parts, layers = interpreters.layers(program, lambda program: _with_normalisers(program, stops))
         choose, boxed = _rules(program, parts, layers, stops, given, rules)
         leaves, structure = jax.tree.flatten(x)
         probes = {key: jnp.zeros(program.avals[v].shape, program.avals[v].dtype) for key, v in boxed.items()}
@@ -101,6 +101,16 @@ def _normaliser_stops(program: Graph) -> frozenset[int]:
     )
 
 
+def _with_normalisers(program: Graph, stops: frozenset[int]) -> tuple[Group, ...]:
+    """The regions; a normaliser without constants, such as x / sum(x), goes equation by equation."""
+
+    def is_whole(group: Group) -> bool:
+        inside = (v for node in group.nodes for v in node.outputs)
+        return group.kind != "equation" and (group.kind != "normaliser" or not stops.isdisjoint(inside))
+
+    return interpreters.grouped(program, list(filter(is_whole, interpreters.regions(program))))
+
+
 def _rules(
     program: Graph,
     parts: tuple[Group, ...],
@@ -118,7 +128,7 @@ def _rules(
     for index, part in enumerate(group for group in parts if id(group) in layers):
         layer = layers[id(part)]
         where = LinearLayer(layer.kind, index, len(layers), layer.node.site(), part.inputs[0] in first)
-        rule = composite(where)
+        rule = _checked(composite(where), where)
         if isinstance(rule, ZBox):
             if not where.reads_input:
                 raise ValueError(
@@ -171,6 +181,15 @@ def _scalings(program: Graph, parts: tuple[Group, ...], rules: Rules) -> tuple[s
     return {id(g) for g in chains}, sums.intersection(v for g in chains for v in g.inputs)
 
 
+def _checked(rule: Any, layer: LinearLayer) -> LayerRule:
+    if not isinstance(rule, LayerRule):
+        raise TypeError(
+            f"The composite of `lrp` must give the layer {layer.site} a rule of `lrp_rules`, such as "
+            f"`lrp_rules.epsilon(1e-6)`; it gave {rule!r}."
+        )
+    return rule
+
+
 def _through_layer(layer: Layer, rule: Any, is_positive: bool) -> Backward:
     def backward(call: Call) -> tuple[Array, ...]:
         product, kernel, bias = layer.merged(call.values)
@@ -209,7 +228,8 @@ def _stopped(call: Call, stops: frozenset[int]) -> tuple[Array, ...]:
 
     def function(*inputs: Array) -> list[Array]:
         everything = {**call.values, **dict(zip(call.moving, inputs, strict=True))}
-        return call.group.apply(everything, [everything[v] for v in call.group.inputs], stops)
+        outputs = call.group.apply(everything, [everything[v] for v in call.group.inputs], stops)
+        return [out for v, out in zip(call.group.outputs, outputs, strict=True) if v in call.outgoing]
 
     return jax.vjp(function, *call.inputs)[1](call.cotangents)
 

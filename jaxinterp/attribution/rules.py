@@ -6,10 +6,10 @@ relevance of an input is its value times its cotangent), for `deep_lift` a multi
 
 >>> import jax
 >>> from jaxinterp import interpreters
->>> @lrp.define(interpreters.primitives.cbrt)
-... def pass_through(call):
-...     (h,), (out,), (cotangent,) = call.inputs, call.outputs, call.cotangents
-...     return (cotangent * out / h,)
+>>> table = lrp.copy()
+>>> @table.define(interpreters.primitives.cumprod)
+... def as_gradient(call):
+...     return call.pull(call.cotangents)
 """
 
 from jaxinterp.interpreters import Rules

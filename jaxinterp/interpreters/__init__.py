@@ -23,6 +23,7 @@ from jaxinterp.interpreters._regions import Group as Group
 from jaxinterp.interpreters._regions import Grouping as Grouping
 from jaxinterp.interpreters._regions import activations as activations
 from jaxinterp.interpreters._regions import equations as equations
+from jaxinterp.interpreters._regions import grouped as grouped
 from jaxinterp.interpreters._regions import regions as regions
 from jaxinterp.interpreters._restrict import restrict as restrict
 from jaxinterp.interpreters._restrict import restrict_scalar as restrict_scalar

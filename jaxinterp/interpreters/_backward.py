@@ -18,12 +18,13 @@ class Call:
     """One part of a program as its backward rule sees it.
 
     Attributes:
-      function: from the inputs that have a derivative to the list of outputs; everything else is held fixed.
-      inputs: their values.
-      outputs: the values of the outputs.
+      function: from the inputs to the list of outputs that have a derivative; everything else is held fixed.
+      inputs: the values of the inputs that have a derivative.
+      outputs: the values of the outputs that have one.
       cotangents: what arrives, one array for each output.
       group: the equations.
       moving: the variables that `inputs` are the values of.
+      outgoing: the variables that `outputs` are the values of.
       values: the values of all other variables that the equations read.
       reference: what the method computed for the part beforehand, such as its values at a baseline.
     """
@@ -34,6 +35,7 @@ class Call:
     cotangents: list[Array]
     group: Group
     moving: tuple[int, ...]
+    outgoing: tuple[int, ...]
     values: dict[int, Any]
     reference: Any = None
 
@@ -96,6 +98,8 @@ class Rules:
         known = hasattr(primitives, node.name)
         primitive = f"jaxinterp.interpreters.primitives.{node.name}" if known else f"<the primitive {node.name}>"
         loop = "write the loop out with `interpreters.unrolled(f)`, or " if node.name == "scan" else ""
+        if node.name == "while":
+            return no_rule(self.method, node, "write it with `jax.lax.scan`, and that out with `interpreters.unrolled`")
         return no_rule(
             self.method,
             node,
@@ -157,6 +161,7 @@ def _is_moving(program: Graph, group: Group) -> bool:
 def _replaced(program: Graph, group: Group, rule: Backward, values: dict[int, Any], reference: Any) -> list[Array]:
     inside = {v for node in group.nodes for v in node.outputs}
     moving = [v for v in group.inputs if v in program.active]
+    outgoing = [i for i, v in enumerate(group.outputs) if v in program.active]
     fixed = {v: values[v] for node in group.nodes for v in node.inputs if v not in inside and v not in moving}
 
     def forward(inputs: tuple[Array, ...], constants: dict[int, Any]) -> list[Array]:
@@ -167,8 +172,17 @@ def _replaced(program: Graph, group: Group, rule: Backward, values: dict[int, An
 
     def backward(residuals: tuple, cotangents: list[Array]) -> tuple:
         inputs, constants, outputs, reference = residuals
+        known_outputs, arriving = ([row[i] for i in outgoing] for row in (outputs, cotangents))
         known = Call(
-            lambda *a: forward(a, constants), inputs, outputs, cotangents, group, tuple(moving), constants, reference
+            lambda *a: [forward(a, constants)[i] for i in outgoing],
+            inputs,
+            known_outputs,
+            arriving,
+            group,
+            tuple(moving),
+            tuple(group.outputs[i] for i in outgoing),
+            constants,
+            reference,
         )
         results = tuple(rule(known))
         pulled = tuple(jnp.asarray(c, a.dtype) for c, a in zip(results, inputs, strict=False))

@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp.interpreters._graph import Graph, Node
-from jaxinterp.interpreters._regions import Group, regions
+from jaxinterp.interpreters._regions import Group, Grouping, regions
 from jaxinterp.typing import Array
 
 MIXING = ("dot_general", "conv_general_dilated")
-REARRANGING = ("squeeze", "transpose")
+REARRANGING = ("transpose", "squeeze", "reshape", "slice", "broadcast_in_dim", "expand_dims")
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """A linear layer: a product or convolution with a constant kernel, and the affine chain behind it.
 
-    Axes may be squeezed or transposed in between, as the batch axis of a convolution of one example is.
+    In between, axes may be transposed, and axes of length one come and go, as that of a batch of one example does.
 
     Attributes:
       group: its equations.
@@ -85,6 +85,8 @@ def kernel_axes(node: Node, kernel_position: int) -> dict[int, int]:
     """Which axis of the kernel each axis of the output runs along, where there is one."""
     if node.name == "conv_general_dilated":
         numbers = node.params["dimension_numbers"]
+        if kernel_position == 0:  # the filter is explained, and the image is the constant
+            return {numbers.out_spec[0]: numbers.lhs_spec[0]} if node.params["batch_group_count"] == 1 else {}
         return {numbers.out_spec[1]: numbers.rhs_spec[0]}
     contracted, batched = node.params["dimension_numbers"]
     ranks = [len(operand.shape) for operand in node.shapes()[:2]]
@@ -98,15 +100,27 @@ def kernel_axes(node: Node, kernel_position: int) -> dict[int, int]:
 
 
 def _rearranged(axes: dict[int, int], nodes: Sequence[Node]) -> dict[int, int]:
-    """The axes of `kernel_axes` behind squeezes and transpositions."""
+    """The axes of `kernel_axes` behind such nodes; those of length one are left out."""
     for node in nodes:
-        removed = node.params.get("dimensions", ())
-        order = node.params.get("permutation", [a for a in range(len(node.shapes()[0].shape)) if a not in removed])
-        axes = {place: axes[axis] for place, axis in enumerate(order) if axis in axes}
+        before, after = (_long(shape.shape) for shape in node.shapes())
+        if node.name == "transpose":
+            before, after = node.params["permutation"], range(len(node.params["permutation"]))
+        axes = {new: axes[old] for old, new in zip(before, after, strict=True) if old in axes}
     return axes
 
 
-def layers(program: Graph) -> tuple[tuple[Group, ...], dict[int, Layer]]:
+def _long(shape: Sequence[int]) -> Sequence[int]:
+    return [axis for axis, size in enumerate(shape) if size != 1]
+
+
+def _is_rearranging(node: Node) -> bool:
+    if node.name not in REARRANGING or len(node.inputs) != 1:
+        return False
+    before, after = ([shape.shape[axis] for axis in _long(shape.shape)] for shape in node.shapes())
+    return node.name == "transpose" or before == after
+
+
+def layers(program: Graph, grouping: Grouping = regions) -> tuple[tuple[Group, ...], dict[int, Layer]]:
     """The parts of a program as `regions` finds them, with products and convolutions by constants as whole layers.
 
     An affine chain belongs to the layer before it as far as its scales run along the output channels of the kernel
@@ -115,9 +129,9 @@ def layers(program: Graph) -> tuple[tuple[Group, ...], dict[int, Layer]]:
     Returns:
       The groups in order, and the layers among them by the `id` of their group.
     """
-    groups = regions(program)
+    groups = grouping(program)
     chains = {group.inputs[0]: group for group in groups if group.kind == "affine"}
-    following = {g.inputs[0]: g for g in groups if g.kind == "equation" and g.nodes[0].name in REARRANGING}
+    following = {g.inputs[0]: g for g in groups if g.kind == "equation" and _is_rearranging(g.nodes[0])}
     uses, producers = program.uses(), program.producers
     found: dict[int, Layer] = {}
     absorbed: dict[int, Group] = {}

@@ -53,7 +53,11 @@ def _has_constant_derivative(node: Node, program: Graph, moving: list[bool]) -> 
     others = [shape for shape, is_moving in zip(shapes, moving, strict=True) if not is_moving]
     try:
         derivative, _ = graph(tangents, primals, primals, others)
-    except (TypeError, NotImplementedError):  # without a forward derivative, such as a `custom_vjp`: nothing is known
+    except (
+        TypeError,
+        ValueError,
+        NotImplementedError,
+    ):  # without a forward derivative, such as a `custom_vjp`: nothing is known
         return False
     reached = set(derivative.inputs[: len(primals)])
     for equation in derivative.nodes:

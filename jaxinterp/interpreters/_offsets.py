@@ -22,7 +22,7 @@ STRUCTURAL = names(
     """reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum reduce_max reduce_min neg abs slice rev copy
     copy_p convert_element_type reduce_precision reduce_window_sum reduce_window_max reduce_window_min cumsum cummax
     cummin dynamic_slice split stack unstack tile name real imag sort top_k fft optimization_barrier
-    sharding_constraint"""
+    sharding_constraint add sub add_any max min concatenate pad dynamic_update_slice scatter-add"""
 )
 """Primitives that are homogeneous of degree one in all their floating-point inputs."""
 
@@ -224,8 +224,6 @@ def is_homogeneous(node: Node, program: Graph) -> bool:
     moving = [v in program.active for v in node.inputs]
     match node.name:
         case name if name in STRUCTURAL:
-            return True
-        case "add" | "sub" | "add_any" | "max" | "min" | "concatenate" | "pad" | "dynamic_update_slice" | "scatter-add":
             numbers = [v for v in node.inputs if jnp.issubdtype(program.avals[v].dtype, jnp.inexact)]
             return all(v in program.active or is_zero(v) for v in numbers)
         case "select_n":
@@ -247,8 +245,8 @@ def is_relu(node: Node, program: Graph) -> bool:
         numbers = {v: np.asarray(inside.constants[v]).item() for v in inside.literals}
         return [(n.name, n.inputs) for n in inside.nodes], inside.outputs, numbers
 
-    if node.name != "custom_jvp_call" or len(node.inputs) != 1:
+    if node.name != "custom_jvp_call" or len(node.inputs) != 1 or len(node.outputs) != 1:
         return False
-    shape, _ = node.shapes()
+    shape = node.shapes()[0]
     (relu,) = graph(jax.nn.relu, shape)[0].nodes
     return with_derivative(node) == with_derivative(relu)

@@ -5,7 +5,7 @@ evaluation mode four. Terms of a decomposition that are taken apart inside such 
 propagation has no sense there. The units are recognised by the shape of the program alone, so that it does not matter
 which library wrote it:
 
-* an *activation* is a set of elementwise equations that all depend on one array, other operands being single numbers;
+* an *activation* is a set of elementwise equations of one array and of single numbers;
 * an *affine* chain is a sequence of elementwise equations that multiply one array by constants and add constants, such
   as a bias or batch normalisation in evaluation mode;
 * a *normaliser* relates one array to reductions of itself, such as softmax, LayerNorm or RMSNorm (without the scale and
@@ -60,10 +60,7 @@ class Group:
     def apply(
         self, values: dict[int, Any], inputs: Sequence[Array], stopped: frozenset[int] = frozenset()
     ) -> list[Array]:
-        """The outputs for given values of the inputs; everything else is read from `values`.
-
-        Variables in `stopped` pass no derivative on.
-        """
+        """The outputs for given inputs, all else read from `values`; variables in `stopped` pass no derivative on."""
         inside = dict(zip(self.inputs, inputs, strict=True))
         for node in self.nodes:
             operands = [inside[v] if v in inside else values[v] for v in node.inputs]
@@ -73,7 +70,7 @@ class Group:
 
 
 Grouping = Callable[[Graph], tuple[Group, ...]]
-"""Puts the equations that depend on the input into groups, in an order in which they can be run."""
+"""Puts the equations that depend on the input into groups, in an order they can run in."""
 
 
 def equations(graph: Graph) -> tuple[Group, ...]:
@@ -84,7 +81,12 @@ def equations(graph: Graph) -> tuple[Group, ...]:
 def activations(graph: Graph) -> tuple[Group, ...]:
     """Activations, with constants of any shape, as one group each; every other equation by itself."""
     found = _Finder(graph).activations(any_shape=True)
-    return _groups(graph, [("activation", nodes) for nodes in found if _is_curved(nodes)])
+    return _groups(graph, [("activation", nodes) for nodes in found if _is_curved(nodes, graph)])
+
+
+def grouped(graph: Graph, parts: Sequence[Group]) -> tuple[Group, ...]:
+    """The given parts, and every other equation by itself."""
+    return _groups(graph, [(part.kind, list(part.nodes)) for part in parts])
 
 
 def regions(graph: Graph) -> tuple[Group, ...]:
@@ -96,7 +98,7 @@ def regions(graph: Graph) -> tuple[Group, ...]:
     found: list[tuple[Kind, list[Node]]] = [("normaliser", nodes) for nodes in normalisers]
     for nodes in activations:
         rest = [node for node in nodes if id(node) not in taken]
-        if _is_curved(rest):
+        if _is_curved(rest, graph):
             found.append(("activation", rest))
             taken.update(map(id, rest))
     found += [("affine", part) for nodes in chains if (part := [n for n in nodes if id(n) not in taken])]
@@ -252,8 +254,7 @@ class _Finder:
         return [self._with_mask(nodes) for nodes in result]
 
     def _joined(self, result: list[list[Node]], nodes: list[Node], activations: dict[int, list[Node]]) -> list[Node]:
-        source = self._source(nodes)
-        between: list[Node] = []
+        source, between = self._source(nodes), list[Node]()
         inside = {id(node) for node in nodes}
         if source in activations:
             between = [node for node in activations[source] if id(node) not in inside]
@@ -261,11 +262,11 @@ class _Finder:
         for earlier in result:
             whole = [*earlier, *between, *nodes]
             if earlier[-1].outputs[0] == source and self._is_closed(whole):
-                result.remove(earlier)
+                taken = {id(node) for node in whole}
+                result[:] = [part for part in result if taken.isdisjoint(map(id, part))]
                 return whole
         overlapping = [earlier for earlier in result if not inside.isdisjoint(map(id, earlier))]
-        for earlier in overlapping:
-            result.remove(earlier)
+        result[:] = [earlier for earlier in result if inside.isdisjoint(map(id, earlier))]
         return [node for node in self.nodes if any(node is n for part in (nodes, *overlapping) for n in part)]
 
     def _source(self, nodes: list[Node]) -> int:
@@ -278,16 +279,15 @@ class _Finder:
             source = self._source(nodes)
             before = self.producers.get(source)
             users = sum(source in node.inputs for node in self.nodes) - sum(source in node.inputs for node in nodes)
-            if before is None or users or source in self.graph.outputs or before.name not in ("select_n", "add", "sub"):
-                break
-            if not self.is_affine(before):
+            is_mask = before is not None and before.name in ("select_n", "add", "sub") and self.is_affine(before)
+            if before is None or not is_mask or users or source in self.graph.outputs:
                 break
             nodes = [before, *nodes]
         return nodes
 
 
-def _is_curved(nodes: Sequence[Node]) -> bool:
-    return any(node.name not in AFFINE for node in nodes)
+def _is_curved(nodes: Sequence[Node], graph: Graph) -> bool:
+    return any(node.name not in AFFINE or (node.name == "div" and node.inputs[1] in graph.active) for node in nodes)
 
 
 def _is_elementwise(node: Node, graph: Graph) -> bool:

@@ -1,9 +1,11 @@
 """Functions of the explained arguments alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinterp import checks
 from jaxinterp.typing import PyTree, ScalarFn
@@ -33,12 +35,18 @@ def restrict(
     chosen = tuple(args[i] for i in positions)
     checks.floating(method, chosen if isinstance(argnums, tuple) else chosen[0])
     chosen = jax.tree.map(jnp.asarray, chosen)
+    # Numbers become arrays, as under `jax.jit`: a program tells a parameter from a number that is written into it.
+    args = tuple(jax.tree.map(_as_array, arg) for arg in args)
 
     def restricted(x: PyTree) -> PyTree:
         filled = dict(zip(positions, x if isinstance(argnums, tuple) else (x,), strict=True))
         return f(*(filled.get(i, arg) for i, arg in enumerate(args)))
 
     return restricted, chosen if isinstance(argnums, tuple) else chosen[0]
+
+
+def _as_array(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if isinstance(leaf, float | np.floating | np.ndarray) else leaf
 
 
 def restrict_scalar(method: str, f: ScalarFn, argnums: int | tuple[int, ...], args: tuple) -> tuple[ScalarFn, PyTree]:

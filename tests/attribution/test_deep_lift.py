@@ -97,7 +97,9 @@ def test_contributions_of_a_convolutional_network_sum_to_the_difference(activati
 
 
 @pytest.mark.parametrize(
-    "options", [*({"norm": norm} for norm in NORMS), *({"mask": mask} for mask in MASKS)], ids=lambda d: str(*d.values())
+    "options",
+    [*({"norm": norm} for norm in NORMS), *({"mask": mask} for mask in MASKS)],
+    ids=lambda d: str(*d.values()),
 )
 def test_contributions_of_a_transformer_sum_to_the_difference(options):
     """Softmax, normalisation, gates: products and quotients of arrays that both depend on x."""
@@ -268,9 +270,7 @@ def test_a_background_is_a_tree_with_rows():
     x = {"u": jnp.array([1.0, -0.5]), "v": jnp.asarray(2.0)}
     rows = {"u": random((3, 2), 76), "v": random((3,), 77)}
     got = jax.jit(deep_lift_shap(f, 1))(3.0, x, background=rows)
-    one_by_one = [
-        deep_lift(f, 1)(3.0, x, baseline=jax.tree.map(lambda a, i=i: a[i], rows)) for i in range(3)
-    ]
+    one_by_one = [deep_lift(f, 1)(3.0, x, baseline=jax.tree.map(lambda a, i=i: a[i], rows)) for i in range(3)]
     assert_close(got, jax.tree.map(lambda *parts: sum(parts) / 3, *one_by_one))
 
 

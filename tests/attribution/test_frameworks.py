@@ -195,3 +195,72 @@ def test_nor_does_batch_normalisation(library, name):
 
     got, wanted = (jax.jit(METHODS[name](g))(IMAGE) for g in (f, merged))
     assert_close(got, wanted, 1e-9 if IMAGE.dtype == jnp.float64 else 5e-5)
+
+
+PROJECTIONS = {name: random((8, 2, 4), 20 + i, 0.5) for i, name in enumerate(("query", "key", "value"))}
+OUT = random((2, 4, 8), 23, 0.5)
+TOKENS = random((5, 8), 24)
+
+
+def plain_attention(x):
+    q, k, v = (jnp.einsum("td,dhk->thk", x, w, precision="highest") for w in PROJECTIONS.values())
+    weights = jax.nn.softmax(jnp.einsum("thk,shk->hts", q, k, precision="highest") / 2.0, axis=-1)
+    return jnp.einsum("hts,shk,hkd->td", weights, v, OUT, precision="highest")
+
+
+def nnx_attention():
+    net = models.as_function(nnx.MultiHeadAttention(2, 8, use_bias=False, decode=False, rngs=nnx.Rngs(0)))
+    params = {name: {"kernel": kernel} for name, kernel in PROJECTIONS.items()} | {"out": {"kernel": OUT}}
+    return lambda x: net.apply(params, net.state, x)
+
+
+def linen_attention():
+    params = {name: {"kernel": kernel} for name, kernel in PROJECTIONS.items()} | {"out": {"kernel": OUT}}
+    net = models.as_function(linen.MultiHeadAttention(2, use_bias=False), {"params": params})
+    return lambda x: net.apply(net.params, net.state, x)
+
+
+def equinox_attention():
+    eqx = pytest.importorskip("equinox")
+    net = eqx.nn.MultiheadAttention(2, 8, key=jax.random.key(0))
+    places = (net.query_proj, net.key_proj, net.value_proj, net.output_proj)
+    weights = [*(w.reshape(8, 8).T for w in PROJECTIONS.values()), OUT.reshape(8, 8).T]
+    for i, weight in enumerate(weights):
+        assert places[i].weight.shape == weight.shape
+    net = eqx.tree_at(
+        lambda n: [p.weight for p in (n.query_proj, n.key_proj, n.value_proj, n.output_proj)], net, weights
+    )
+    return lambda x: net(x, x, x)
+
+
+ATTENTION = {"nnx": nnx_attention, "linen": linen_attention, "equinox": equinox_attention}
+
+
+def energy(attention, x):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return jnp.sum(jnp.square(attention(x)))
+
+
+@functools.cache
+def attended():
+    """By LRP, DeepLIFT and the gradient, of the plain function; attention weights count as constants for the first."""
+    f = functools.partial(energy, plain_attention)
+    return explained(f, TOKENS)
+
+
+def explained(f, x):
+    @jax.jit
+    def all_three(x):
+        return attribution.lrp(f)(x), attribution.deep_lift(f)(x), interpreters.full_gradient(f)(x).input_gradient
+
+    return all_three(x)
+
+
+@pytest.mark.parametrize("library", ATTENTION)
+def test_nor_does_attention(library):
+    """Flax NNX computes it in float32 whatever the precision of its inputs."""
+    f = functools.partial(energy, ATTENTION[library]())
+    tolerance = 2e-5 if TOKENS.dtype == jnp.float32 else 1e-9 if library != "nnx" else 1e-5
+    got = explained(f, TOKENS)
+    assert_close(got, attended(), tolerance)
+    np.testing.assert_allclose(jnp.sum(got[0]), f(TOKENS), rtol=1e-4)

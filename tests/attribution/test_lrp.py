@@ -181,7 +181,9 @@ def test_an_affine_map_that_is_not_behind_a_layer_keeps_the_share_of_its_offset(
 
 
 @pytest.mark.parametrize(
-    "options", [*({"norm": norm} for norm in NORMS), *({"mask": mask} for mask in MASKS)], ids=lambda d: str(*d.values())
+    "options",
+    [*({"norm": norm} for norm in NORMS), *({"mask": mask} for mask in MASKS)],
+    ids=lambda d: str(*d.values()),
 )
 def test_a_transformer_without_biases_conserves_and_is_gradient_times_input_of_the_frozen_one(options):
     """Normalisers and attention weights are constants, a gate and what it gates get half each."""
@@ -250,8 +252,8 @@ def test_a_box_is_refused_on_inner_layers():
     message = r"^`z_box` is a rule for layers that read the input; the layer second:conv_general_dilated#0 does not"
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lrp(conv_net(), composite=lrp_rules.uniform(lrp_rules.z_box(-1.0, 1.0))), IMAGE)
+    box = lrp_rules.by_depth((0.0, lrp_rules.z_box(-1.0, 1.0)))
     with pytest.raises(ValueError, match=r"does not. Explain the network without its input normalisation"):
-        box = lrp_rules.by_depth((0.0, lrp_rules.z_box(-1.0, 1.0)))
         jax.eval_shape(lrp(lambda x: conv_net()(x / 2 - 1), composite=box), IMAGE)
 
 

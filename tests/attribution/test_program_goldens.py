@@ -1,4 +1,4 @@
-"""The ResNet-20 on 16 images: methods that read the program, against captum, zennit and the FullGrad code in float64."""
+"""The ResNet-20 on 16 images: methods that read the program, against captum, zennit and FullGrad in float64."""
 
 import jax
 import jax.numpy as jnp

@@ -63,7 +63,9 @@ def test_what_the_message_advises_can_be_written(name):
     with pytest.raises(NotImplementedError) as error:
         method(products)(X)
     advice = str(error.value).split("define one:\n\n")[1]
-    assert advice.startswith(f"    @jaxinterp.attribution.rules.{name}.define(jaxinterp.interpreters.primitives.cumprod)\n")
+    assert advice.startswith(
+        f"    @jaxinterp.attribution.rules.{name}.define(jaxinterp.interpreters.primitives.cumprod)\n"
+    )
 
 
 @METHOD

@@ -58,7 +58,9 @@ def test_ablation_cam_is_the_loop_over_channels(output):
     """The drop relative to the magnitude of f, for outputs of both signs."""
     features = double(front(IMAGE))
     value = float(f(IMAGE, output))
-    drops = [value - float(back(jnp.asarray(np.where(np.arange(7) == k, 0, features), float), output)) for k in range(7)]
+    drops = [
+        value - float(back(jnp.asarray(np.where(np.arange(7) == k, 0, features), float), output)) for k in range(7)
+    ]
     heat = features @ (np.array(drops) / abs(value))
     got = jax.jit(ablation_cam(f, site="stem", activation=same, resize=nearest), static_argnums=1)(IMAGE, output)
     assert_close(got[::2, ::2, 0], heat, TOLERANCE)

@@ -75,6 +75,7 @@ def assert_partition(f, x):
             assert set(group.outputs) <= {v for node in group.nodes for v in node.outputs}
             assert len(group.inputs) == 1 or group.kind == "equation"
             assert len(group.nodes) == 1 or group.kind != "equation"
+            assert len(group.outputs) <= 1 or group.kind in ("equation", "activation")
             assert sorted(group.nodes, key=lambda node: position[id(node)]) == list(group.nodes)
             known.update(group.outputs)
         assert set(program.outputs) & program.dependent <= known
