@@ -97,15 +97,22 @@ class Rules:
         """The error for a primitive without a rule."""
         known = hasattr(primitives, node.name)
         primitive = f"jaxinterp.interpreters.primitives.{node.name}" if known else f"<the primitive {node.name}>"
-        loop = "write the loop out with `interpreters.unrolled(f)`, or " if node.name == "scan" else ""
-        if node.name == "while":
-            return no_rule(self.method, node, "write it with `jax.lax.scan`, and that out with `interpreters.unrolled`")
+        loop = LOOPS.get(node.name, "")
+        if node.name == "while":  # a keyword of Python
+            primitive = "jax.lax.while_p"
         return no_rule(
             self.method,
             node,
             f"{loop}define one:\n\n    @jaxinterp.attribution.rules.{self.method}.define({primitive})\n"
             "    def rule(call):\n        return call.pull(call.cotangents)  # here: the ordinary derivative\n",
         )
+
+
+LOOPS = {
+    "scan": "write the loop out with `interpreters.unrolled(f)`, or ",
+    "while": "write the loop with `jax.lax.scan`, and that out with `interpreters.unrolled(f)`, or ",
+}
+"""What to do about a loop other than to define a rule."""
 
 
 def no_rule(method: str, node: Node, remedy: str) -> NotImplementedError:
