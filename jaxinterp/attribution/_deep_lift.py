@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxinterp import checks, interpreters, local, tree
 from jaxinterp.attribution import rules as tables
-from jaxinterp.attribution._propagation import SELECTING, kept_or_missing, num_factors, traced
+from jaxinterp.attribution._propagation import SELECTING, cores, kept_or_missing, num_factors, traced
 from jaxinterp.derivatives import gauss_legendre, weighted_sum
 from jaxinterp.interpreters import Backward, Call, Graph, Group, Node, Rules
 from jaxinterp.typing import Array, PyTree, ScalarFn
@@ -53,7 +53,7 @@ def deep_lift(
         program, x = traced("deep_lift", f, argnums, args)
         origin = tree.broadcast_prefix("baseline", baseline, x)
         program = program.unstopped()  # a difference is not stopped where a derivative is
-        groups = interpreters.activations(program)
+        groups = cores(program, interpreters.activations(program))
         leaves, structure = jax.tree.flatten(x)
         before = program.evaluate(jax.tree.leaves(origin))
         if program.outputs[0] in program.dependent and program.outputs[0] not in program.active:
@@ -123,6 +123,8 @@ def _chooser(program: Graph, rules: Rules) -> Callable[[Group], Backward | None]
         node = group.nodes[0]
         if group.kind == "activation":
             return _rescaled
+        if group.kind == "affine":
+            return None
         if node.equation.primitive in rules:
             return rules[node.equation.primitive]
         if node.name == "stop_gradient":
@@ -209,8 +211,12 @@ def _change(c: Array, out: Array, old: Array) -> Array:
     return jnp.where(out == old, jnp.zeros_like(out), c * (out - old))
 
 
+ULPS = 128
+"""Differences of fewer spacings of the numbers that differ are rounding: their quotients would be off by a percent."""
+
+
 def _over(contribution: Array, z: Array, before: Array, slope: Array) -> Array:
     """The multiplier that makes a contribution of the difference; the slope where there is hardly any difference."""
-    rounding = 8 * jnp.finfo(z.dtype).eps * jnp.maximum(jnp.abs(z), jnp.abs(before))
+    rounding = ULPS * jnp.finfo(z.dtype).eps * jnp.maximum(jnp.abs(z), jnp.abs(before))
     small = (z == before) | (jnp.abs(z - before) <= rounding.astype(z.dtype))
     return jnp.where(small, slope, contribution / jnp.where(small, jnp.ones_like(z), z - before))

@@ -8,8 +8,8 @@ import jax
 
 from jaxinterp import interpreters
 from jaxinterp.attribution import rules as tables
-from jaxinterp.attribution._propagation import kept_or_missing, pulled, traced
-from jaxinterp.interpreters import Backward, Call, Graph, Group, Node, Rules
+from jaxinterp.attribution._propagation import cores, kept_or_missing, pulled, traced
+from jaxinterp.interpreters import Backward, Call, Group, Rules
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
 
@@ -96,36 +96,9 @@ def _cut(
                 return None
             return kept_or_missing(program, group.nodes[0], rules)
 
-        groups = tuple(part for group in interpreters.regions(program) for part in _parts(program, group))
-        return pulled(program, groups, choose, x)
+        return pulled(program, cores(program, interpreters.regions(program)), choose, x)
 
     return attribute
-
-
-def _parts(program: Graph, group: Group) -> tuple[Group, ...]:
-    """The linear maps before and behind an activation apart from it: they have their ordinary derivative."""
-    if group.kind != "activation":
-        return (group,)
-
-    def is_linear(node: Node) -> bool:
-        return len(program.dependent_inputs(node)) == 1 and interpreters.is_linear(node, program)
-
-    nodes, first, last, source = group.nodes, 0, len(group.nodes), group.inputs[0]
-    while first < last and is_linear(nodes[first]) and sum(source in node.inputs for node in nodes) == 1:
-        source, first = nodes[first].outputs[0], first + 1
-    while last > first and is_linear(nodes[last - 1]):
-        last -= 1
-    parts = [part for part in (nodes[:first], nodes[first:last], nodes[last:]) if part]
-    return tuple(_part(program, group, part, part[0] is nodes[first]) for part in parts) if first < last else (group,)
-
-
-def _part(program: Graph, whole: Group, nodes: tuple[Node, ...], is_curved: bool) -> Group:
-    inside = {v for node in nodes for v in node.outputs}
-    inputs = dict.fromkeys(v for node in nodes for v in program.dependent_inputs(node) if v not in inside)
-    others = [node for node in whole.nodes if inside.isdisjoint(node.outputs)]
-    read = {v for node in others for v in node.inputs}.union(whole.outputs)
-    outputs = tuple(v for node in nodes for v in node.outputs if v in read)
-    return Group("activation" if is_curved else "affine", nodes, tuple(inputs), outputs)
 
 
 PRODUCTS = ("mul", "div", "dot_general", "conv_general_dilated", "reduce_prod")

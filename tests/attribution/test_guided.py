@@ -124,6 +124,19 @@ def test_linear_maps_around_an_activation_keep_their_derivative(method):
 
 
 @BOTH
+def test_activations_of_one_array_are_cut_apart(method):
+    """The two halves of a concatenated ReLU, and two activations of which one is subtracted."""
+    x, w = jnp.array([1.0, 2.0, -1.5]), jnp.array([2.0, -1.0, 3.0])
+    relu, tanh = replaced(jax.nn.relu, method), replaced(jnp.tanh, method)
+
+    def f(relu, tanh, x):
+        both = jnp.concatenate([relu(x), relu(-x)])
+        return jnp.vdot(jnp.concatenate([w, 2 * w[::-1]]), both) + jnp.vdot(w, tanh(x) - 2.0) - jnp.sum(relu(x) * 0.5)
+
+    assert_close(method(lambda x: f(jax.nn.relu, jnp.tanh, x))(x), gradient(lambda x: f(relu, tanh, x))(x))
+
+
+@BOTH
 def test_products_normalisers_and_choices_have_their_ordinary_derivative(method):
     """Where there is no activation, it is the gradient."""
 
