@@ -211,12 +211,9 @@ def _change(c: Array, out: Array, old: Array) -> Array:
     return jnp.where(out == old, jnp.zeros_like(out), c * (out - old))
 
 
-ULPS = 128
-"""Differences of fewer spacings of the numbers that differ are rounding: their quotients would be off by a percent."""
-
-
 def _over(contribution: Array, z: Array, before: Array, slope: Array) -> Array:
     """The multiplier that makes a contribution of the difference; the slope where there is hardly any difference."""
-    rounding = ULPS * jnp.finfo(z.dtype).eps * jnp.maximum(jnp.abs(z), jnp.abs(before))
+    # Between two errors: that of a quotient of rounding, eps over the difference, and of a slope that misses a kink.
+    rounding = float(jnp.finfo(z.dtype).eps) ** 0.75 * jnp.maximum(jnp.abs(z), jnp.abs(before))
     small = (z == before) | (jnp.abs(z - before) <= rounding.astype(z.dtype))
     return jnp.where(small, slope, contribution / jnp.where(small, jnp.ones_like(z), z - before))
