@@ -23,7 +23,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import best_seconds, heading, peak_bytes
+from timing import best_seconds, heading, keep_freed_memory, peak_bytes
 
 import jaxinterp as ji
 from jaxinterp import models
@@ -368,8 +368,11 @@ def compare(given, ours, rounds, rounds_of_many):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    quick = parser.parse_args().quick
-    rounds, rounds_of_many = (5, 1) if quick else (25, 3)
+    parser.add_argument("--default-malloc", action="store_true", help="let malloc return memory after each call")
+    options = parser.parse_args()
+    if not options.default_malloc:
+        keep_freed_memory()
+    rounds, rounds_of_many = (5, 1) if options.quick else (25, 3)
     heading(__doc__.splitlines()[0])
     given = problem()
     f = ji.heads.logit(given.net.apply)

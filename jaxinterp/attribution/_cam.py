@@ -39,8 +39,9 @@ def class_activation_map(
     :math:`G_k = \partial f/\partial A_k`, the map is the activation of `combine(A, G)`, brought to the positions of
     the image. The methods with names of their own are instances of this one.
 
-    The site is found in the program of f, for any model library: `interpreters.sites(f)(*args)` lists all. The part
-    of f before the site is evaluated once and not differentiated.
+    The site is found in the program of f, for any model library: `interpreters.sites(f)(*args)` lists all. The last
+    axis there counts as the channels; a network that has them first needs a `jnp.moveaxis` whose output is the site.
+    The part of f before the site is evaluated once and not differentiated.
 
     Args:
       f: a scalar function.

@@ -40,7 +40,7 @@ def full_grad(
     :math:`S = \sum_c \psi(\nabla f \odot x)_c + \sum_s \sum_c \psi(c_s \odot b_s)_c`, over the sites s whose output
     has positions, with :math:`\psi = \mathrm{resize} \circ \mathrm{rescale}`. See `interpreters.full_gradient` for the
     decomposition itself, which is complete; the map is not. Terms without positions (dense layers) are in the
-    decomposition and not in the map.
+    decomposition and not in the map. The last axis of a term counts as its channels, as in Flax.
 
     The sites are those of the program: biases and batch normalisation, and, beyond the original, the implicit offsets
     of smooth activations and normalisers.

@@ -118,8 +118,9 @@ LOOPS = {
 def no_rule(method: str, node: Node, remedy: str) -> NotImplementedError:
     """The error for a primitive that a method cannot pass through: what, where, and what to do."""
     where = f" in the scope {node.path!r}" if node.path else ""
+    place = _ir.source(node.equation) or (_ir.source(node.caller) if node.caller else "")
     return NotImplementedError(
-        f"`{method}` has no rule for the primitive `{node.name}`, used{where} at {_ir.source(node.equation)}; {remedy}"
+        f"`{method}` has no rule for the primitive `{node.name}`, used{where} at {place}; {remedy}"
     )
 
 
@@ -178,7 +179,7 @@ def _replaced(program: Graph, group: Group, rule: Backward, values: dict[int, An
     call = jax.custom_vjp(lambda inputs, constants, reference: forward(inputs, constants))
 
     def backward(residuals: tuple, cotangents: list[Array]) -> tuple:
-        inputs, constants, outputs, reference = residuals
+        inputs, constants, outputs, reference = jax.tree.map(_ir.constant, residuals)
         known_outputs, arriving = ([row[i] for i in outgoing] for row in (outputs, cotangents))
         known = Call(
             lambda *a: [forward(a, constants)[i] for i in outgoing],

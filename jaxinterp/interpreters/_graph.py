@@ -77,6 +77,7 @@ class Node:
       outputs: the numbers of the variables it writes.
       path: the scopes around it.
       occurrence: which of the nodes with this path and primitive it is.
+      caller: the innermost call around it of which the place in the user's code is known.
     """
 
     equation: _ir.Equation
@@ -84,6 +85,7 @@ class Node:
     outputs: tuple[int, ...]
     path: str
     occurrence: int
+    caller: _ir.Equation | None = None
 
     @property
     def name(self) -> str:
@@ -241,7 +243,7 @@ class _Builder:
         self.constants[number] = value
         return number
 
-    def open(self, jaxpr: Any, constants: Sequence[int], inputs: Sequence[int], path: tuple[str, ...]) -> list[int]:
+    def open(self, jaxpr: Any, constants: Sequence, inputs: Sequence, path: tuple, caller: Any = None) -> list[int]:
         """Appends the equations of a jaxpr, its variables renamed; returns its outputs."""
         numbers = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs), strict=True))
 
@@ -257,18 +259,18 @@ class _Builder:
             where = _ir.scopes(equation, path)
             inner = _ir.inner_program(equation, CALLS)
             if inner is None:
-                outputs: Sequence[int] = self._append(equation, operands, "/".join(where))
+                outputs: Sequence[int] = self._append(equation, operands, "/".join(where), caller)
             else:
                 body, values = _ir.opened(inner)
                 closed_over = [self.constant(v.aval, c) for v, c in zip(body.constvars, values, strict=True)]
-                outputs = self.open(body, closed_over, operands, where)
+                outputs = self.open(body, closed_over, operands, where, equation if _ir.source(equation) else caller)
             numbers.update(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _append(self, equation: _ir.Equation, operands: list[int], path: str) -> tuple[int, ...]:
+    def _append(self, equation: _ir.Equation, operands: list[int], path: str, caller: Any) -> tuple[int, ...]:
         outputs = tuple(self.variable(v.aval) for v in equation.outvars)
         kind = (path, equation.primitive.name)
-        self.nodes.append(Node(equation, tuple(operands), outputs, path, self._occurrences[kind]))
+        self.nodes.append(Node(equation, tuple(operands), outputs, path, self._occurrences[kind], caller))
         self._occurrences[kind] += 1
         return outputs
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core as jex
 from jax.extend import source_info_util
 from jax.extend.core import primitives as _primitives
@@ -128,6 +129,13 @@ def inner_program(equation: Equation, names: Sequence[str]) -> Any:
 def is_literal(atom: Any) -> bool:
     """Whether an operand of an equation is a number written into the program."""
     return isinstance(atom, jex.Literal)
+
+
+def constant(value: Any) -> Any:
+    """A constant of a program as something to compute with: some versions of JAX wrap those of NumPy."""
+    return (
+        value if isinstance(value, jax.Array | np.ndarray | np.generic | complex | float | int) else np.asarray(value)
+    )
 
 
 def located(equation: Equation) -> Any:

@@ -138,7 +138,12 @@ def test_eight_devices_are_one_device(method):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     x = points(method, 8)
     spread = jax.device_put((keys(8), x), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
-    got = compiled(method.name)(*spread)
+    try:
+        got = compiled(method.name)(*spread)
+    except NotImplementedError:
+        if jax.__version_info__ < (0, 8):
+            pytest.skip("this JAX has no transpose of a convolution under vmap over devices")
+        raise
     assert len(got.sharding.device_set) == 8
     assert_agree(got, compiled(method.name)(keys(8), x))
 

@@ -7,9 +7,9 @@ import pytest
 from jax import lax
 
 from jaxinterp import interpreters
-from jaxinterp.attribution._propagation import SELECTING, kept_or_missing, num_factors, pulled, traced
+from jaxinterp.attribution._propagation import SELECTING, cores, kept_or_missing, num_factors, pulled, traced
 from jaxinterp.interpreters import Rules, primitives
-from tests.attribution.networks import POINTS, assert_close, mlp, random
+from tests.attribution.networks import POINTS, assert_close, block, mlp, random
 
 pytestmark = [pytest.mark.core, pytest.mark.numerics]
 
@@ -28,6 +28,42 @@ def test_without_rules_it_is_the_gradient(grouping):
     program, x = traced("method", mlp(), 0, (X,))
     got = jax.jit(lambda x: pulled(program, grouping(program), lambda group: None, x))(x)
     assert_close(got, jax.grad(mlp())(X))
+
+
+ACTIVATIONS = {
+    "scaled": (lambda x: -jax.nn.relu(3 * x) / 2 + 1, [["mul"], ["custom_jvp_call"], ["neg", "div", "add"]]),
+    "gate": (lambda x: x * jax.nn.sigmoid(x), 1),
+    "softplus of steepness 10": (lambda x: jax.nn.softplus(10 * x) / 10, 3),
+    "two halves": (lambda x: jnp.concatenate([jax.nn.relu(x), jax.nn.relu(-x)]), 3),
+    "two of one array": (lambda x: jnp.concatenate([jnp.tanh(x), jnp.sin(2 * x) - 1]), 4),
+    "with itself": (lambda x: x + jnp.tanh(x), 1),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_apart_from_affine_maps_and_from_each_other(name):
+    """In parts that hold every node once and have the derivative of the whole."""
+    f, expected = ACTIVATIONS[name]
+    program, _ = interpreters.graph(lambda x: jnp.sum(jnp.sin(jnp.cumsum(f(x)))), X)
+    whole = interpreters.regions(program)
+    parts = cores(program, whole)
+    assert sorted(n.outputs for g in parts for n in g.nodes) == sorted(n.outputs for g in whole for n in g.nodes)
+    of_first = [g for g in parts if g.kind != "equation" and g.nodes[0].outputs[0] <= whole[0].nodes[-1].outputs[0]]
+    if isinstance(expected, list):
+        assert [[node.name for node in group.nodes] for group in of_first] == expected
+        assert [group.kind for group in of_first] == ["affine", "activation", "affine"]
+    else:
+        assert len(of_first) == expected
+    got = pulled(program, parts, lambda group: None, X)
+    assert_close(got, jax.grad(lambda x: jnp.sum(jnp.sin(jnp.cumsum(f(x)))))(X))
+
+
+def test_the_parts_of_a_transformer_have_its_derivative():
+    x = random((5, 8), 3)
+    program, _ = interpreters.graph(block(), x)
+    for grouping in (interpreters.regions, interpreters.activations):
+        got = jax.jit(lambda x, g=grouping: pulled(program, cores(program, g(program)), lambda group: None, x))(x)
+        assert_close(got, jax.grad(block())(x), 1e-4 if x.dtype == jnp.float32 else None)
 
 
 def test_a_rule_takes_the_place_of_a_derivative():
