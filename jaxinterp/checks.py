@@ -35,6 +35,13 @@ def optional_chunk_size(value: Any) -> int | None:
     return None if value is None else positive_integer("chunk_size", value)
 
 
+def functions(method: str, **values: Any) -> None:
+    """`TypeError` for options that are no functions, such as their names."""
+    for name, value in values.items():
+        if not callable(value):
+            raise TypeError(f"`{name}` of `{method}` must be a function; got {value!r}.")
+
+
 def non_negative(name: str, value: PyTree) -> PyTree:
     """Returns `value` if its entries are finite and >= 0; otherwise `ValueError`, or NaN for entries being traced."""
 

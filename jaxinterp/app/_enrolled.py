@@ -29,6 +29,8 @@ class Enrolled:
       summary: one line for people.
       source: author and year.
       domain: what the method needs.
+      complete: whether a map in units of the output sums to what it explains, up to the error of quadrature.
+      of_output_itself: whether that is f(x), without a baseline; else it is the difference to f at the baseline.
       takes_baseline: whether the built method has the keyword `baseline`.
       takes_chunk_size: whether the method has the keyword `chunk_size`.
       stochastic: whether the map depends on the key.
@@ -41,6 +43,8 @@ class Enrolled:
     summary: str
     source: str
     domain: Domain = "any"
+    complete: bool = False
+    of_output_itself: bool = False
     takes_baseline: bool = False
     takes_chunk_size: bool = False
     stochastic: bool = False

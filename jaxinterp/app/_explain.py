@@ -13,6 +13,7 @@ from jaxinterp.app._config import Explain
 from jaxinterp.app._examples import Examples, PerExample, over_examples
 from jaxinterp.app._fields import HEADS
 from jaxinterp.app._methods import METHODS, Enrolled
+from jaxinterp.app._program_methods import PROGRAM_METHODS
 from jaxinterp.app._run import Run
 from jaxinterp.typing import Array, Key, LogitsFn, ScalarFn
 
@@ -62,11 +63,11 @@ def require_suitable(settings: Explain, dataset: data.Dataset) -> None:
             )
 
 
-def require_sites(run: Run) -> None:
-    """Raises `ConfigError` if a method needs features with positions and the network has none."""
+def require_readable(run: Run) -> None:
+    """Raises `ConfigError` if a method that reads the program of the network cannot read this one."""
     work = quantities(run.experiment.explain, run.dataset)
     for name in run.experiment.explain.methods:
-        if METHODS[name].domain == "site":
+        if METHODS[name] in PROGRAM_METHODS:
             require_computable(name, work[name], run)
 
 
@@ -122,7 +123,8 @@ def _attribution(
 ) -> dict[str, Array]:
     f = head(logits_fn)
     attribution = method.build(f)(key, x, label, **arrays)
-    completeness = evaluation.completeness_gap(f)(attribution, x, label, **arrays)
+    reference = {"baseline": None} if method.of_output_itself else arrays
+    completeness = evaluation.completeness_gap(f)(attribution, x, label, **reference)
     return {"map": attribution, "gap": completeness.gap, "relative_gap": completeness.relative}
 
 

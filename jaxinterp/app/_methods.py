@@ -1,7 +1,7 @@
 """The one table of attribution methods: what the command line lists, the report shows and the property tests check."""
 
 from jaxinterp import attribution
-from jaxinterp.app import _regions
+from jaxinterp.app import _image_defaults
 from jaxinterp.app._enrolled import NOISE, Enrolled, ignore_key, with_noise
 from jaxinterp.app._program_methods import PROGRAM_METHODS
 
@@ -29,6 +29,7 @@ _TABLE = (
         units="output",
         takes_baseline=True,
         takes_chunk_size=True,
+        complete=True,
         summary="gradient averaged from a baseline to the input; sums to the change of the output",
         source="Sundararajan et al. 2017",
     ),
@@ -54,7 +55,7 @@ _TABLE = (
     ),
     Enrolled(
         name="occlusion",
-        build=lambda f, **chunks: ignore_key(_regions.occlusion(f, **chunks)),
+        build=lambda f, **chunks: ignore_key(_image_defaults.occlusion(f, **chunks)),
         on_linear=lambda a, x, b: a * (x - b),
         units="output",
         takes_baseline=True,
@@ -64,7 +65,7 @@ _TABLE = (
     ),
     Enrolled(
         name="lime",
-        build=_regions.lime,
+        build=_image_defaults.lime,
         on_linear=lambda a, x, b: a * (x - b),
         units="output",
         takes_baseline=True,
@@ -96,7 +97,7 @@ _TABLE = (
     ),
     Enrolled(
         name="feature_ablation",
-        build=lambda f, **chunks: ignore_key(_regions.ablation(attribution.feature_ablation, f, **chunks)),
+        build=lambda f, **chunks: ignore_key(_image_defaults.ablation(attribution.feature_ablation, f, **chunks)),
         on_linear=lambda a, x, b: a * (x - b),
         units="output",
         takes_baseline=True,
@@ -106,7 +107,7 @@ _TABLE = (
     ),
     Enrolled(
         name="permutation",
-        build=lambda f, **chunks: ignore_key(_regions.ablation(attribution.permutation, f, **chunks)),
+        build=lambda f, **chunks: ignore_key(_image_defaults.ablation(attribution.permutation, f, **chunks)),
         on_linear=lambda a, x, b: a * (x - b),
         units="output",
         domain="background",
@@ -116,7 +117,7 @@ _TABLE = (
     ),
     Enrolled(
         name="rise",
-        build=_regions.rise,
+        build=_image_defaults.rise,
         on_linear=None,
         units="other",
         domain="image",

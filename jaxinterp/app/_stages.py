@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from jaxinterp.app import _codec, _environment
-from jaxinterp.app._explain import explain, require_sites, require_suitable
+from jaxinterp.app._explain import explain, require_readable, require_suitable
 from jaxinterp.app._measure import measure
 from jaxinterp.app._run import Run
 from jaxinterp.app._train import train
@@ -60,7 +60,7 @@ def require_possible(run: Run, stages: tuple[str, ...]) -> None:
             raise _codec.ConfigError(f"{stage}.num_examples: {count} is more than the {there} test examples there are.")
     if "explain" in stages:
         require_suitable(run.experiment.explain, run.dataset)
-        require_sites(run)
+        require_readable(run)
 
 
 def _function(stage: str) -> Any:

@@ -6,7 +6,7 @@ from typing import TypedDict, Unpack
 import jax
 import jax.numpy as jnp
 
-from jaxinterp import tree
+from jaxinterp import checks, tree
 from jaxinterp.attribution._features import features_at
 from jaxinterp.attribution._guided import guided_backprop
 from jaxinterp.attribution._images import Resize, align_corners, over_channels, single_image
@@ -22,6 +22,7 @@ class MapOptions(TypedDict, total=False):
     site: SiteLike | None
     activation: Activation
     resize: Resize
+    channel_axis: int
 
 
 def class_activation_map(
@@ -29,9 +30,7 @@ def class_activation_map(
     argnums: int | tuple[int, ...] = 0,
     *,
     combine: Callable[[Array, Array], Array],
-    site: SiteLike | None = None,
-    activation: Activation = jax.nn.relu,
-    resize: Resize = align_corners,
+    **options: Unpack[MapOptions],
 ) -> Callable[..., PyTree]:
     r"""A map of the features at a site: returns `(*args)` -> what `combine` makes of features and gradient.
 
@@ -39,9 +38,8 @@ def class_activation_map(
     :math:`G_k = \partial f/\partial A_k`, the map is the activation of `combine(A, G)`, brought to the positions of
     the image. The methods with names of their own are instances of this one.
 
-    The site is found in the program of f, for any model library: `interpreters.sites(f)(*args)` lists all. The last
-    axis there counts as the channels; a network that has them first needs a `jnp.moveaxis` whose output is the site.
-    The part of f before the site is evaluated once and not differentiated.
+    The site is found in the program of f, for any model library: `interpreters.sites(f)(*args)` lists all. The part of
+    f before the site is evaluated once and not differentiated.
 
     Args:
       f: a scalar function.
@@ -49,8 +47,10 @@ def class_activation_map(
       combine: takes A and G, both [*positions, channels], and returns an array [*positions].
       site: a `Site`, its string form, or a path such as "blocks_8", which means the last output under it; `None` takes
         the last intermediate with as many axes as the image and more than one position: what the classifier pools.
-      activation: applied to the map before it is resized; the identity keeps negative evidence.
-      resize: brings the map to the positions of the image.
+      activation: applied to the map before it is resized (a ReLU by default); the identity keeps negative evidence.
+      resize: brings the map to the positions of the image; `attribution.align_corners` by default.
+      channel_axis: where the image and the features have their channels: -1 (the default) in Flax, -3 or 0 for images
+        [channels, height, width], as in Equinox.
 
     Returns:
       A function of f's arguments; the map is like the explained argument, equal over the channels.
@@ -66,13 +66,28 @@ def class_activation_map(
     >>> explain(jnp.array([[1.0, 0.0], [2.0, 5.0]]))[:, 0].tolist()
     [1.0, -3.0]
     """
+    return _map_at_site("class_activation_map", f, argnums, combine, **options)
+
+
+def _map_at_site(
+    method: str,
+    f: ScalarFn,
+    argnums: int | tuple[int, ...],
+    combine: Callable[[Array, Array], Array],
+    *,
+    site: SiteLike | None = None,
+    activation: Activation = jax.nn.relu,
+    resize: Resize = align_corners,
+    channel_axis: int = -1,
+) -> Callable[..., PyTree]:
+    checks.functions(method, combine=combine, activation=activation, resize=resize)
 
     def attribute(*args: PyTree) -> PyTree:
-        g, x = restrict_scalar("class_activation_map", f, argnums, args)
-        image, structure = single_image("class_activation_map", x)
-        features, score = features_at(g, x, site)
+        g, x = restrict_scalar(method, f, argnums, args)
+        image, restored = single_image(method, x, channel_axis)
+        features, score = features_at(g, x, site, channel_axis)
         heat = activation(combine(features, jax.grad(score)(features)))
-        return jax.tree.unflatten(structure, [over_channels(resize(heat, image.shape[:-1]), image)])
+        return restored(over_channels(resize(heat, image.shape[:-1]), image))
 
     return attribute
 
@@ -82,7 +97,7 @@ def grad_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[
 
     :math:`\mathrm{ReLU}\bigl(\sum_k \alpha_k A_k\bigr),\ \alpha_k = \frac1{|S|}\sum_{s \in S} G_{k,s}`.
 
-    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
+    The keywords, the result and errors are those of `class_activation_map`.
 
     Source: Selvaraju, Cogswell, Das, Vedantam, Parikh & Batra (2017).
 
@@ -90,7 +105,7 @@ def grad_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[
     >>> grad_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(f, argnums, combine=_grad_cam, **options)
+    return _map_at_site("grad_cam", f, argnums, _grad_cam, **options)
 
 
 def grad_cam_plus_plus(
@@ -101,7 +116,7 @@ def grad_cam_plus_plus(
     :math:`\alpha_k = \sum_s \frac{G_{k,s}^2}{2G_{k,s}^2 + G_{k,s}^3\sum_{s'}A_{k,s'}}\,\mathrm{ReLU}(G_{k,s})`: the
     higher derivatives are those of exp(f), whose factor cancels but for the scale.
 
-    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
+    The keywords, the result and errors are those of `class_activation_map`.
 
     Source: Chattopadhay, Sarkar, Howlader & Balasubramanian (2018).
 
@@ -109,7 +124,7 @@ def grad_cam_plus_plus(
     >>> grad_cam_plus_plus(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(f, argnums, combine=_grad_cam_plus_plus, **options)
+    return _map_at_site("grad_cam_plus_plus", f, argnums, _grad_cam_plus_plus, **options)
 
 
 def hires_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[MapOptions]) -> Callable[..., PyTree]:
@@ -118,7 +133,7 @@ def hires_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack
     :math:`\mathrm{ReLU}\bigl(\sum_k A_k \odot G_k\bigr)`. Before the ReLU the map sums to f where the rest of f
     is linear in the features.
 
-    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
+    The keywords, the result and errors are those of `class_activation_map`.
 
     Source: Draelos & Carin (2020).
 
@@ -126,7 +141,7 @@ def hires_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack
     >>> hires_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(f, argnums, combine=_hires_cam, **options)
+    return _map_at_site("hires_cam", f, argnums, _hires_cam, **options)
 
 
 def layer_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[MapOptions]) -> Callable[..., PyTree]:
@@ -134,7 +149,7 @@ def layer_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack
 
     :math:`\mathrm{ReLU}\bigl(\sum_k A_k \odot \mathrm{ReLU}(G_k)\bigr)`; meant for early layers too.
 
-    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
+    The keywords, the result and errors are those of `class_activation_map`.
 
     Source: Jiang, Zhang, Hou, Cheng & Wei (2021).
 
@@ -142,7 +157,7 @@ def layer_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack
     >>> layer_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(f, argnums, combine=_layer_cam, **options)
+    return _map_at_site("layer_cam", f, argnums, _layer_cam, **options)
 
 
 def xgrad_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[MapOptions]) -> Callable[..., PyTree]:
@@ -151,7 +166,7 @@ def xgrad_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack
     :math:`\alpha_k = \sum_s \frac{A_{k,s}}{\sum_{s'}A_{k,s'}}\,G_{k,s}`: the weights that fit the axioms of
     sensitivity and conservation best.
 
-    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
+    The keywords, the result and errors are those of `class_activation_map`.
 
     Source: Fu, Hu, Dong, Guo, Gao & Li (2020).
 
@@ -159,7 +174,7 @@ def xgrad_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack
     >>> xgrad_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(f, argnums, combine=_xgrad_cam, **options)
+    return _map_at_site("xgrad_cam", f, argnums, _xgrad_cam, **options)
 
 
 def eigen_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack[MapOptions]) -> Callable[..., PyTree]:
@@ -168,7 +183,7 @@ def eigen_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack
     :math:`\mathrm{ReLU}(A v_1)` with :math:`A = U\Sigma V^\top` [positions, channels], not centred; the sign is
     the one with a non-negative sum. It does not depend on the class: f only says where the site is.
 
-    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`.
+    The keywords, the result and errors are those of `class_activation_map`.
 
     Source: Muhammad & Yeasin (2020).
 
@@ -176,7 +191,7 @@ def eigen_cam(f: ScalarFn, argnums: int | tuple[int, ...] = 0, **options: Unpack
     >>> eigen_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
-    return class_activation_map(f, argnums, combine=_eigen_cam, **options)
+    return _map_at_site("eigen_cam", f, argnums, _eigen_cam, **options)
 
 
 def guided_grad_cam(
@@ -184,7 +199,7 @@ def guided_grad_cam(
 ) -> Callable[..., PyTree]:
     r"""Guided Grad-CAM: returns `(*args)` -> guided backpropagation times Grad-CAM, entry by entry.
 
-    The keywords `site`, `activation` and `resize`, the result and errors are those of `class_activation_map`, except
+    The keywords, the result and errors are those of `class_activation_map`, except
     that the channels differ; primitives need a rule as in `guided_backprop`.
 
     Source: Selvaraju, Cogswell, Das, Vedantam, Parikh & Batra (2017).

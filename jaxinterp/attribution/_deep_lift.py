@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxinterp import checks, interpreters, local, tree
 from jaxinterp.attribution import rules as tables
-from jaxinterp.attribution._propagation import SELECTING, cores, kept_or_missing, num_factors, traced
+from jaxinterp.attribution._propagation import SELECTING, checked_rules, cores, kept_or_missing, num_factors, traced
 from jaxinterp.derivatives import gauss_legendre, weighted_sum
 from jaxinterp.interpreters import Backward, Call, Graph, Group, Node, Rules
 from jaxinterp.typing import Array, PyTree, ScalarFn
@@ -28,11 +28,14 @@ def deep_lift(
     Each of these accounts for its difference exactly, so :math:`\sum_i\phi_i = f(x) - f(b)`. Choices for which no
     multiplier of the entries does, such as sorting and masks computed from x, have no rule.
 
+    A baseline of zeros is a singular point of LayerNorm and RMSNorm, where the difference quotient is taken over a
+    jump: give a network that normalises its input a baseline of data, such as their mean.
+
     Args:
       f: a scalar function.
       argnums: the explained argument, or several (then the result is a tuple).
-      rules: backward rules of further primitives; see `attribution.rules`. The `reference` of their calls is the pair
-        of the inputs and the outputs at the baseline.
+      rules: backward rules of further primitives, which come before the method's own; see `attribution.rules`. The
+        `reference` of their calls is the pair of the inputs and the outputs at the baseline.
 
     Returns:
       A function of f's arguments and of the keyword `baseline` (b, a pytree prefix of x; zeros by default). The map is
@@ -48,12 +51,13 @@ def deep_lift(
     >>> deep_lift(lambda x: jax.nn.relu(jnp.sum(x) - 1.0))(jnp.array([3.0, 1.0])).tolist()
     [2.25, 0.75]
     """
+    checked_rules("deep_lift", rules)
 
     def attribute(*args: PyTree, baseline: PyTree = 0.0) -> PyTree:
         program, x = traced("deep_lift", f, argnums, args)
         origin = tree.broadcast_prefix("baseline", baseline, x)
         program = program.unstopped()  # a difference is not stopped where a derivative is
-        groups = cores(program, interpreters.activations(program))
+        groups = cores(program, interpreters.apart(program, interpreters.activations(program), rules))
         leaves, structure = jax.tree.flatten(x)
         before = program.evaluate(jax.tree.leaves(origin))
         if program.outputs[0] in program.dependent and program.outputs[0] not in program.active:

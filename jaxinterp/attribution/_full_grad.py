@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, interpreters, local, tree
-from jaxinterp.attribution._features import as_features
+from jaxinterp.attribution._features import FeatureShape
 from jaxinterp.attribution._images import Resize, align_corners, over_channels, single_image
 from jaxinterp.derivatives import expectation
 from jaxinterp.interpreters import FullGradient, Grouping, Site, restrict_scalar
@@ -34,13 +33,14 @@ def full_grad(
     rescale: Rescale = to_unit_range,
     resize: Resize = align_corners,
     grouping: Grouping = interpreters.regions,
+    channel_axis: int = -1,
 ) -> Callable[..., PyTree]:
     r"""FullGrad: returns `(*args)` -> the sizes of all terms of the full-gradient decomposition, as one map.
 
     :math:`S = \sum_c \psi(\nabla f \odot x)_c + \sum_s \sum_c \psi(c_s \odot b_s)_c`, over the sites s whose output
     has positions, with :math:`\psi = \mathrm{resize} \circ \mathrm{rescale}`. See `interpreters.full_gradient` for the
     decomposition itself, which is complete; the map is not. Terms without positions (dense layers) are in the
-    decomposition and not in the map. The last axis of a term counts as its channels, as in Flax.
+    decomposition and not in the map.
 
     The sites are those of the program: biases and batch normalisation, and, beyond the original, the implicit offsets
     of smooth activations and normalisers.
@@ -51,6 +51,7 @@ def full_grad(
       rescale: what is done to each term first.
       resize: brings the result to the positions of the image.
       grouping: how equations form sites; see `interpreters.full_gradient`.
+      channel_axis: where the image and the terms have their channels; see `class_activation_map`.
 
     Returns:
       A function of f's arguments; the map is like the explained argument, equal over the channels, without units.
@@ -65,11 +66,12 @@ def full_grad(
     >>> [round(float(v), 2) for v in full_grad(f)(jnp.array([[1.0], [2.0], [3.0]])).ravel()]
     [0.5, 0.5, 2.0]
     """
+    checks.functions("full_grad", rescale=rescale, resize=resize, grouping=grouping)
 
     def attribute(*args: PyTree) -> PyTree:
         g, x = restrict_scalar("full_grad", f, argnums, args)
         full = interpreters.full_gradient(g, grouping=grouping)(x)
-        return _map("full_grad", x, tree.mul(full.input_gradient, x), full.terms(), rescale, resize)
+        return _map("full_grad", x, tree.mul(full.input_gradient, x), full.terms(), rescale, resize, channel_axis)
 
     return attribute
 
@@ -81,6 +83,7 @@ def simple_full_grad(
     rescale: Rescale = to_unit_range,
     resize: Resize = align_corners,
     grouping: Grouping = interpreters.regions,
+    channel_axis: int = -1,
 ) -> Callable[..., PyTree]:
     r"""Simple FullGrad: returns `(*args)` -> as `full_grad`, with the cotangents alone in place of the bias-gradients.
 
@@ -92,6 +95,7 @@ def simple_full_grad(
       rescale: as for `full_grad`.
       resize: as for `full_grad`.
       grouping: as for `full_grad`.
+      channel_axis: as for `full_grad`.
 
     Returns:
       A function of f's arguments; the map is like the explained argument, equal over the channels, without units.
@@ -106,11 +110,14 @@ def simple_full_grad(
     >>> simple_full_grad(f)(jnp.array([[1.0], [2.0], [3.0]])).shape
     (3, 1)
     """
+    checks.functions("simple_full_grad", rescale=rescale, resize=resize, grouping=grouping)
 
     def attribute(*args: PyTree) -> PyTree:
         g, x = restrict_scalar("simple_full_grad", f, argnums, args)
         full = interpreters.full_gradient(g, grouping=grouping)(x)
-        return _map("simple_full_grad", x, tree.mul(full.input_gradient, x), full.cotangents, rescale, resize)
+        return _map(
+            "simple_full_grad", x, tree.mul(full.input_gradient, x), full.cotangents, rescale, resize, channel_axis
+        )
 
     return attribute
 
@@ -123,6 +130,7 @@ def smooth_full_grad(
     rescale: Rescale = to_unit_range,
     resize: Resize = align_corners,
     grouping: Grouping = interpreters.regions,
+    channel_axis: int = -1,
     chunk_size: int | None = 1,
 ) -> Callable[..., PyTree]:
     r"""Smooth FullGrad: returns `(key, *args, stddev)` -> the map of the terms of `full_grad` averaged under noise.
@@ -138,6 +146,7 @@ def smooth_full_grad(
       rescale: as for `full_grad`.
       resize: as for `full_grad`.
       grouping: as for `full_grad`.
+      channel_axis: as for `full_grad`.
       chunk_size: copies taken together; memory grows with it. `None` takes all.
 
     Returns:
@@ -154,6 +163,7 @@ def smooth_full_grad(
     >>> smooth_full_grad(f, num_samples=4)(jax.random.key(0), jnp.ones((3, 1)), stddev=0.1).shape
     (3, 1)
     """
+    checks.functions("smooth_full_grad", rescale=rescale, resize=resize, grouping=grouping)
     checks.positive_integer("num_samples", num_samples)
     checks.optional_chunk_size(chunk_size)
 
@@ -167,21 +177,27 @@ def smooth_full_grad(
 
     def attribute(key: Key, *args: PyTree, stddev: PyTree) -> PyTree:
         _, x = restrict_scalar("smooth_full_grad", f, argnums, args)
-        single_image("smooth_full_grad", x)
+        single_image("smooth_full_grad", x, channel_axis)
         of_input, of_sites = averaged(key, *args, stddev=stddev).mean
-        return _map("smooth_full_grad", x, of_input, of_sites, rescale, resize)
+        return _map("smooth_full_grad", x, of_input, of_sites, rescale, resize, channel_axis)
 
     return attribute
 
 
 def _map(
-    method: str, x: PyTree, of_input: PyTree, of_sites: dict[Site, Array], rescale: Rescale, resize: Resize
+    method: str,
+    x: PyTree,
+    of_input: PyTree,
+    of_sites: dict[Site, Array],
+    rescale: Rescale,
+    resize: Resize,
+    channel_axis: int,
 ) -> PyTree:
-    image, structure = single_image(method, x)
-    saliency = jnp.sum(rescale(jax.tree.leaves(of_input)[0]), -1)
+    image, restored = single_image(method, x, channel_axis)
+    kind = FeatureShape(image.ndim, channel_axis)
+    saliency = jnp.sum(rescale(single_image(method, of_input, channel_axis)[0]), -1)
     for term in of_sites.values():
-        shape = as_features(term.shape, image.ndim)
-        if shape is not None:
-            resized = resize(rescale(term.reshape(shape)), image.shape[:-1])
+        if kind.is_met(term):
+            resized = resize(rescale(kind.of(term)), image.shape[:-1])
             saliency = saliency + jnp.sum(resized, -1).astype(saliency.dtype)
-    return jax.tree.unflatten(structure, [over_channels(saliency, image)])
+    return restored(over_channels(saliency, image))

@@ -8,7 +8,7 @@ import jax
 
 from jaxinterp import interpreters
 from jaxinterp.attribution import rules as tables
-from jaxinterp.attribution._propagation import cores, kept_or_missing, pulled, traced
+from jaxinterp.attribution._propagation import checked_rules, cores, kept_or_missing, pulled, traced
 from jaxinterp.interpreters import Backward, Call, Group, Rules
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
@@ -22,13 +22,15 @@ def guided_backprop(
     reasoning, :math:`\max(g, 0)\,\varphi'(z)`. Everything else has its ordinary derivative, factors and signs right
     before and behind an activation too. The activations are found in the program of f, however they are written.
 
+    Explain a logit: behind a log-softmax every signal but that of the class itself is negative and cut off.
+
     The map shows what the first layers respond to rather than what decides: it hardly changes when the last layers
     are randomised (Adebayo et al., 2018).
 
     Args:
       f: a scalar function.
       argnums: the explained argument, or several (then the result is a tuple).
-      rules: backward rules of primitives that are neither elementwise nor linear; see `attribution.rules`.
+      rules: backward rules of further primitives, which come before the method's own; see `attribution.rules`.
 
     Returns:
       A function of f's arguments; the map is like the explained argument, in units of f per unit of x.
@@ -61,7 +63,7 @@ def deconvolution(
     Args:
       f: a scalar function.
       argnums: the explained argument, or several (then the result is a tuple).
-      rules: backward rules of primitives that are neither elementwise nor linear; see `attribution.rules`.
+      rules: backward rules of further primitives, which come before the method's own; see `attribution.rules`.
 
     Returns:
       A function of f's arguments; the map is like the explained argument, in units of f per unit of x.
@@ -86,6 +88,8 @@ def deconvolution(
 def _cut(
     method: str, f: ScalarFn, argnums: int | tuple[int, ...], rules: Rules, activation: Backward
 ) -> Callable[..., PyTree]:
+    checked_rules(method, rules)
+
     def attribute(*args: PyTree) -> PyTree:
         program, x = traced(method, f, argnums, args)
 
@@ -96,7 +100,9 @@ def _cut(
                 return None
             return kept_or_missing(program, group.nodes[0], rules)
 
-        return pulled(program, cores(program, interpreters.regions(program)), choose, x)
+        return pulled(
+            program, cores(program, interpreters.apart(program, interpreters.regions(program), rules)), choose, x
+        )
 
     return attribute
 

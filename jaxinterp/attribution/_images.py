@@ -12,15 +12,22 @@ Resize = Callable[[Array, tuple[int, ...]], Array]
 """Takes a map and the spatial shape wanted; the axes after the spatial ones stay."""
 
 
-def single_image(method: str, x: PyTree) -> tuple[Array, PyTree]:
-    """The one array of x and the structure around it; `TypeError` if x is no image."""
+def single_image(method: str, x: PyTree, channel_axis: int = -1) -> tuple[Array, Callable[[Array], PyTree]]:
+    """The one array of x with its channels last, and the way back to x; `TypeError` if x is no image."""
     leaves, structure = jax.tree.flatten(x)
     if len(leaves) != 1 or leaves[0].ndim < 2:
         raise TypeError(
             f"`{method}` explains one image of shape [*spatial, channels]; got "
             f"{'arrays' if len(leaves) > 1 else 'an array'} of shape {', '.join(str(leaf.shape) for leaf in leaves)}."
         )
-    return leaves[0], structure
+    image = jnp.asarray(leaves[0])
+    if isinstance(channel_axis, bool) or not isinstance(channel_axis, int):
+        raise TypeError(f"`channel_axis` of `{method}` must be an integer; got {channel_axis!r}.")
+    if not -image.ndim <= channel_axis < image.ndim:
+        raise ValueError(f"`channel_axis` of `{method}` is {channel_axis}, but the image has shape {image.shape}.")
+    return jnp.moveaxis(image, channel_axis, -1), lambda values: jax.tree.unflatten(
+        structure, [jnp.moveaxis(values, -1, channel_axis)]
+    )
 
 
 def over_channels(values: Array, image: Array) -> Array:

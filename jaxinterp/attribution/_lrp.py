@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxinterp import interpreters, tree
 from jaxinterp.attribution import rules as tables
-from jaxinterp.attribution._propagation import kept_or_missing, num_factors, traced
+from jaxinterp.attribution._propagation import checked_rules, kept_or_missing, num_factors, traced
 from jaxinterp.attribution.lrp_rules import Composite, Epsilon, LayerCall, LayerRule, LinearLayer, ZBox, epsilon_plus
 from jaxinterp.interpreters import Backward, Call, Graph, Group, Layer, Node, Rules
 from jaxinterp.typing import Array, PyTree, ScalarFn
@@ -32,6 +32,9 @@ def lrp(
     max-pooling pass the relevance on. What biases contribute stays with them; a network without biases conserves:
     :math:`\sum_i \phi_i = f(x)`.
 
+    Explain a logit or another score in which the relevance of several inputs adds up. A softmax or log-softmax as the
+    last step divides by quantities close to zero or hands out negative logarithms; the papers leave it out, too.
+
     Layers are found in the program, and batch normalisation behind one is merged into its kernel and bias first. The
     normalisers of softmax, LayerNorm and RMSNorm count as constants, and a product of two arrays gives each factor
     half: with these rules attention conserves, with the naive ones it explodes (Ali et al., 2022; Achtibat et al.,
@@ -42,7 +45,8 @@ def lrp(
       argnums: the explained argument, or several (then the result is a tuple).
       composite: gives each linear layer its rule, such as `lrp_rules.epsilon_plus()` (the default),
         `lrp_rules.uniform(lrp_rules.epsilon(1e-6))` or a function of your own.
-      rules: backward rules of further primitives; see `attribution.rules`.
+      rules: backward rules of further primitives; see `attribution.rules`. They come before the method's own, and
+        activations and normalisers with such a primitive inside are taken apart.
 
     Returns:
       A function of f's arguments; the map is like the explained argument, in units of f.
@@ -60,6 +64,7 @@ def lrp(
     >>> lrp(f, composite=lrp_rules.uniform(lrp_rules.epsilon(0.0)))(jnp.array([1.0, 1.0])).tolist()
     [2.0, -2.0]
     """
+    checked_rules("lrp", rules)
     given = epsilon_plus() if composite is None else composite
     if isinstance(given, LayerRule) or not callable(given):
         raise TypeError(
@@ -71,7 +76,9 @@ def lrp(
         program, x = traced("lrp", f, argnums, args)
         stops = _normaliser_stops(program)
         program = program.detached(stops)
-        parts, layers = interpreters.layers(program, lambda program: _with_normalisers(program, stops))
+        parts, layers = interpreters.layers(
+            program, lambda program: interpreters.apart(program, _with_normalisers(program, stops), rules)
+        )
         choose, boxed = _rules(program, parts, layers, stops, given, rules)
         leaves, structure = jax.tree.flatten(x)
         probes = {key: jnp.zeros(program.avals[v].shape, program.avals[v].dtype) for key, v in boxed.items()}
@@ -121,7 +128,7 @@ def _rules(
 ) -> tuple[Callable[[Group], Backward | None], dict[int, int]]:
     """How relevance passes each part; and, of the layers with a rule for the input itself, the variable they read."""
     positive = interpreters.nonnegative(program)
-    first = _readers_of_input(program)
+    first = program.copies()
     scalings, averaged = _scalings(program, parts, rules)
     chosen: dict[int, Any] = {}
     boxed: dict[int, int] = {}
@@ -234,27 +241,14 @@ def _stopped(call: Call, stops: frozenset[int]) -> tuple[Array, ...]:
     return jax.vjp(function, *call.inputs)[1](call.cotangents)
 
 
-RESHAPING = interpreters.names(
-    """reshape squeeze expand_dims transpose broadcast_in_dim copy copy_p convert_element_type"""
-)
-
-
-def _readers_of_input(program: Graph) -> set[int]:
-    """The variables that are the input itself, in another shape at most."""
-    same = set(program.inputs)
-    for node in program.nodes:
-        if node.name in RESHAPING and node.inputs[0] in same:
-            same.update(node.outputs)
-    return same
-
-
 def _to_input(program: Graph, v: int, leaves: list[Array], relevance: Array) -> list[Array]:
     """Relevance of a reshaped input, in the shape of the inputs."""
+    copies = program.copies()
 
     def reshaped(arrays: list[Array]) -> Array:
         values = dict(zip(program.inputs, arrays, strict=True))
         for node in program.nodes:
-            if node.name in RESHAPING and node.inputs[0] in values:
+            if not copies.isdisjoint(node.outputs):
                 values[node.outputs[0]] = node(*[values[u] for u in node.inputs])[0]
         return values[v]
 

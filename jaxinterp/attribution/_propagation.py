@@ -9,9 +9,8 @@ from jaxinterp import interpreters
 from jaxinterp.interpreters import Backward, Graph, Group, Node, Rules
 from jaxinterp.typing import PyTree, ScalarFn
 
-SELECTING = interpreters.names(
-    """reduce_max reduce_min reduce_window_max reduce_window_min max min sort cummax cummin top_k clamp argsort"""
-)
+CHOICES = "max min reduce_max reduce_min reduce_window_max reduce_window_min cummax cummin sort argsort top_k clamp"
+SELECTING = frozenset(CHOICES.split())
 """Primitives that pass some of their inputs on: their derivative is the choice that they made."""
 
 
@@ -64,6 +63,14 @@ def _part(program: Graph, whole: Group, nodes: tuple[Node, ...], is_curved: bool
     read = {v for node in others for v in node.inputs}.union(whole.outputs)
     outputs = tuple(v for node in nodes for v in node.outputs if v in read)
     return Group("activation" if is_curved else "affine", nodes, tuple(inputs), outputs)
+
+
+def checked_rules(method: str, rules: Rules) -> Rules:
+    """Returns `rules` if it is a table of the method; `TypeError` otherwise."""
+    if not isinstance(rules, Rules) or rules.method != method:
+        got = f"one of `{rules.method}`" if isinstance(rules, Rules) else repr(rules)
+        raise TypeError(f"`rules` of `{method}` must be `attribution.rules.{method}` or a copy of it; got {got}.")
+    return rules
 
 
 def pulled(

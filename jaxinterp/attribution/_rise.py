@@ -21,6 +21,7 @@ def rise(
     cells: int | tuple[int, ...] = 8,
     probability: float = 0.5,
     num_samples: int = 1024,
+    channel_axis: int = -1,
     chunk_size: int | None = 16,
 ) -> Callable[..., PyTree]:
     r"""RISE: returns `(key, *args, baseline=0)` -> the mean output over random masks that show a pixel.
@@ -41,6 +42,7 @@ def rise(
       cells: s, the same along all spatial axes or one number per axis.
       probability: p, that a cell is shown; between 0 and 1.
       num_samples: N.
+      channel_axis: where the image has its channels: -1 in Flax, -3 or 0 for images [channels, height, width].
       chunk_size: masks evaluated together; memory grows with it, the samples do not depend on it. `None` takes all.
 
     Returns:
@@ -67,20 +69,18 @@ def rise(
 
     def estimate(key: Key, *args: PyTree, baseline: PyTree = 0.0) -> Estimate:
         g, x = restrict_scalar("rise", f, argnums, args)
-        image, structure = single_image("rise", x)
-        origin = jax.tree.leaves(tree.broadcast_prefix("baseline", baseline, x))[0]
+        image, restored = single_image("rise", x, channel_axis)
+        origin, _ = single_image("rise", tree.broadcast_prefix("baseline", baseline, x), channel_axis)
         shape, dtype = image.shape[:-1], tree.accumulator(image.dtype)
         grid = one_per_axis("rise", "cells", cells, shape, "an image of spatial shape")
 
         def sample(k: Key) -> Array:
             mask = _smooth_mask(k, shape, grid, probability, dtype)
             shown = local.along_segment(over_channels(mask, image), image, origin)
-            return g(jax.tree.unflatten(structure, [shown])).astype(dtype) * mask / probability
+            return g(restored(shown)).astype(dtype) * mask / probability
 
         found = expectation(sample, num_samples, chunk_size=chunk_size)(checks.key("rise", key))
-        mean, stderr = (
-            jax.tree.unflatten(structure, [over_channels(values, image)]) for values in (found.mean, found.stderr)
-        )
+        mean, stderr = (restored(over_channels(values, image)) for values in (found.mean, found.stderr))
         return Estimate(mean, stderr, found.num_samples)
 
     return averaged(estimate)

@@ -20,6 +20,7 @@ def score_cam(
     site: SiteLike | None = None,
     activation: Activation = jax.nn.relu,
     resize: Resize = align_corners,
+    channel_axis: int = -1,
     chunk_size: int | None = 16,
 ) -> Callable[..., PyTree]:
     r"""Score-CAM: returns `(*args, baseline=0)` -> the features weighted by what f gains when each is shown alone.
@@ -33,6 +34,7 @@ def score_cam(
       site: as in `class_activation_map`.
       activation: as in `class_activation_map`.
       resize: as in `class_activation_map`; of the masks too.
+      channel_axis: as in `class_activation_map`.
       chunk_size: channels tried together; memory grows with it. `None` takes all.
 
     Returns:
@@ -50,27 +52,28 @@ def score_cam(
     >>> score_cam(f)(jnp.array([[1.0, 0.0], [3.0, 0.0]])).shape
     (2, 2)
     """
+    checks.functions("score_cam", activation=activation, resize=resize)
     checks.optional_chunk_size(chunk_size)
 
     def attribute(*args: PyTree, baseline: PyTree = 0.0) -> PyTree:
         g, x = restrict_scalar("score_cam", f, argnums, args)
-        image, structure = single_image("score_cam", x)
-        origin = jax.tree.leaves(tree.broadcast_prefix("baseline", baseline, x))[0]
-        features, _ = features_at(g, x, site)
+        image, restored = single_image("score_cam", x, channel_axis)
+        origin, _ = single_image("score_cam", tree.broadcast_prefix("baseline", baseline, x), channel_axis)
+        features, _ = features_at(g, x, site, channel_axis)
 
         def gain(channel: Array) -> Array:
             mask = resize(channel, image.shape[:-1])
             low, high = jnp.min(mask), jnp.max(mask)
             mask = jnp.where(high > low, (mask - low) / jnp.where(high > low, high - low, jnp.ones_like(high)), 0.0)
             shown = local.along_segment(over_channels(mask.astype(image.dtype), image), image, origin)
-            return g(jax.tree.unflatten(structure, [shown]))
+            return g(restored(shown))
 
         channels = jnp.moveaxis(features, -1, 0)
-        scores = _in_chunks(gain, channels, chunk_size) - g(jax.tree.unflatten(structure, [origin]))
+        scores = _in_chunks(gain, channels, chunk_size) - g(restored(origin))
         # Compiled for a CPU, the softmax of NaN can come out finite (jax 0.10): bad scores are to be seen.
         weights = jnp.where(jnp.all(jnp.isfinite(scores)), jax.nn.softmax(scores), jnp.full_like(scores, jnp.nan))
         heat = activation(_combined(features, weights))
-        return jax.tree.unflatten(structure, [over_channels(resize(heat, image.shape[:-1]), image)])
+        return restored(over_channels(resize(heat, image.shape[:-1]), image))
 
     return attribute
 
@@ -82,6 +85,7 @@ def ablation_cam(
     site: SiteLike | None = None,
     activation: Activation = jax.nn.relu,
     resize: Resize = align_corners,
+    channel_axis: int = -1,
     chunk_size: int | None = 16,
 ) -> Callable[..., PyTree]:
     r"""Ablation-CAM: returns `(*args)` -> the features weighted by the relative drop of f when each is removed.
@@ -95,6 +99,7 @@ def ablation_cam(
       site: as in `class_activation_map`.
       activation: as in `class_activation_map`.
       resize: as in `class_activation_map`.
+      channel_axis: as in `class_activation_map`.
       chunk_size: channels removed together; memory grows with it. `None` takes all.
 
     Returns:
@@ -112,12 +117,13 @@ def ablation_cam(
     >>> ablation_cam(f)(jnp.array([[1.0, 5.0], [3.0, 0.0]])).tolist()
     [[1.0, 1.0], [3.0, 3.0]]
     """
+    checks.functions("ablation_cam", activation=activation, resize=resize)
     checks.optional_chunk_size(chunk_size)
 
     def attribute(*args: PyTree) -> PyTree:
         g, x = restrict_scalar("ablation_cam", f, argnums, args)
-        image, structure = single_image("ablation_cam", x)
-        features, score = features_at(g, x, site)
+        image, restored = single_image("ablation_cam", x, channel_axis)
+        features, score = features_at(g, x, site, channel_axis)
         count = features.shape[-1]
         value = score(features)
 
@@ -130,7 +136,7 @@ def ablation_cam(
         size = jnp.where(is_zero, jnp.ones_like(value), jnp.abs(value))
         weights = jnp.where(is_zero, jnp.zeros_like(drops), drops / size)
         heat = activation(_combined(features, weights))
-        return jax.tree.unflatten(structure, [over_channels(resize(heat, image.shape[:-1]), image)])
+        return restored(over_channels(resize(heat, image.shape[:-1]), image))
 
     return attribute
 

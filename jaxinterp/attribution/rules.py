@@ -4,6 +4,9 @@ Each table belongs to the method of its name. A rule gets a `jaxinterp.interpret
 the inputs, one array for each. For `lrp` a cotangent is a relevance divided by the value it belongs to (so that the
 relevance of an input is its value times its cotangent), for `deep_lift` a multiplier.
 
+A rule comes before what the method does by itself. Activations and normalisers are found as a whole; one that holds a
+primitive with a rule is taken apart, equation by equation.
+
 >>> import jax
 >>> from jaxinterp import interpreters
 >>> table = lrp.copy()

@@ -9,7 +9,10 @@ from jaxinterp.interpreters._graph import Graph as Graph
 from jaxinterp.interpreters._graph import Node as Node
 from jaxinterp.interpreters._graph import Site as Site
 from jaxinterp.interpreters._graph import graph as graph
-from jaxinterp.interpreters._graph import names as names
+from jaxinterp.interpreters._groups import Group as Group
+from jaxinterp.interpreters._groups import Grouping as Grouping
+from jaxinterp.interpreters._groups import equations as equations
+from jaxinterp.interpreters._groups import grouped as grouped
 from jaxinterp.interpreters._ir import Program as Program
 from jaxinterp.interpreters._ir import detached as detached
 from jaxinterp.interpreters._ir import trace as trace
@@ -19,11 +22,8 @@ from jaxinterp.interpreters._linearity import is_linear as is_linear
 from jaxinterp.interpreters._loop_safe import loop_safe as loop_safe
 from jaxinterp.interpreters._offsets import FullGradient as FullGradient
 from jaxinterp.interpreters._offsets import full_gradient as full_gradient
-from jaxinterp.interpreters._regions import Group as Group
-from jaxinterp.interpreters._regions import Grouping as Grouping
 from jaxinterp.interpreters._regions import activations as activations
-from jaxinterp.interpreters._regions import equations as equations
-from jaxinterp.interpreters._regions import grouped as grouped
+from jaxinterp.interpreters._regions import apart as apart
 from jaxinterp.interpreters._regions import regions as regions
 from jaxinterp.interpreters._restrict import restrict as restrict
 from jaxinterp.interpreters._restrict import restrict_scalar as restrict_scalar

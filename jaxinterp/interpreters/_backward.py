@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxinterp.interpreters import _ir, primitives
 from jaxinterp.interpreters._graph import Graph, Node
-from jaxinterp.interpreters._regions import Group
+from jaxinterp.interpreters._groups import Group
 from jaxinterp.typing import Array
 
 
@@ -162,6 +162,20 @@ def with_backward(
     return run
 
 
+def _checked(results: Any, call: Call) -> tuple[Any, ...]:
+    """What a rule returned: a cotangent for each input, of its shape, and perhaps one for the reference."""
+    wanted = [a.shape for a in call.inputs]
+    is_sequence = isinstance(results, tuple | list)
+    got = [jnp.shape(c) for c in results[: len(wanted)]] if is_sequence else type(results).__name__
+    if got != wanted or len(results) > len(wanted) + 1:
+        names = " ".join(dict.fromkeys(node.name for node in call.group.nodes))
+        raise TypeError(
+            f"A backward rule returns a tuple with one cotangent for each input. That for `{names}` must return arrays "
+            f"of the shapes {wanted}; got {got}."
+        )
+    return tuple(results)
+
+
 def _is_moving(program: Graph, group: Group) -> bool:
     return not program.active.isdisjoint(group.inputs) and not program.active.isdisjoint(group.outputs)
 
@@ -192,7 +206,7 @@ def _replaced(program: Graph, group: Group, rule: Backward, values: dict[int, An
             constants,
             reference,
         )
-        results = tuple(rule(known))
+        results = _checked(rule(known), known)
         pulled = tuple(jnp.asarray(c, a.dtype) for c, a in zip(results, inputs, strict=False))
         return pulled, None, results[len(inputs)] if len(results) > len(inputs) else None
 

@@ -21,13 +21,7 @@ CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 """Primitives that call a program with a derivative of its own: they stay closed, so that the derivative stays so."""
 
 
-def names(text: str) -> frozenset[str]:
-    """A set of names, as a table of primitives is written: by their names, for some exist in some versions only.
-
-    >>> sorted(names("tanh exp"))
-    ['exp', 'tanh']
-    """
-    return frozenset(text.split())
+RESHAPING = _ir.names("reshape squeeze expand_dims transpose broadcast_in_dim copy copy_p convert_element_type")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -152,13 +146,17 @@ class Graph:
         """How often each variable is read, the outputs of the program included."""
         return collections.Counter([v for node in self.nodes for v in node.inputs] + list(self.outputs))
 
-    def active_inputs(self, node: Node) -> tuple[int, ...]:
-        """The distinct variables with a derivative that a node reads."""
-        return tuple(dict.fromkeys(v for v in node.inputs if v in self.active))
-
     def dependent_inputs(self, node: Node) -> tuple[int, ...]:
         """The distinct variables that depend on the input that a node reads."""
         return tuple(dict.fromkeys(v for v in node.inputs if v in self.dependent))
+
+    def copies(self) -> frozenset[int]:
+        """The inputs, and the variables that are one of them in another shape or dtype."""
+        same = set(self.inputs)
+        for node in self.nodes:
+            if node.name in RESHAPING and node.inputs[0] in same:
+                same.update(node.outputs)
+        return frozenset(same)
 
     def unflatten(self, values: dict[int, Any]) -> PyTree:
         """What the function returns, from the values of all variables."""

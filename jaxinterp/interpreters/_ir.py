@@ -24,6 +24,15 @@ Rule = Callable[[Equation, list], list | None]
 """Takes an equation and the values of its inputs; returns the values of its outputs, or `None` to leave it as it is."""
 
 
+def names(text: str) -> frozenset[str]:
+    """A set of names, as a table of primitives is written: by their names, for some exist in some versions only.
+
+    >>> sorted(names("tanh exp"))
+    ['exp', 'tanh']
+    """
+    return frozenset(text.split())
+
+
 class Program:
     """A function traced once at given shapes; calling it evaluates the trace, not the Python function.
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp.interpreters._graph import Graph, Node
-from jaxinterp.interpreters._regions import Group, Grouping, regions
+from jaxinterp.interpreters._groups import Group, Grouping
+from jaxinterp.interpreters._regions import regions
 from jaxinterp.typing import Array
 
 MIXING = ("dot_general", "conv_general_dilated")

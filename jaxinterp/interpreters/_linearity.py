@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jaxinterp.interpreters._graph import Graph, Node, graph, names
+from jaxinterp.interpreters._graph import Graph, Node, graph
+from jaxinterp.interpreters._ir import names
 
 LINEAR = names(
     """add add_any broadcast_in_dim concatenate convert_element_type copy copy_p cumsum dynamic_slice expand_dims gather

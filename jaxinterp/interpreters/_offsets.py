@@ -1,17 +1,21 @@
 """The full-gradient decomposition: what the input and what the offsets of a program contribute to its value."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp import tree
+from jaxinterp import checks, tree
 from jaxinterp.interpreters import _ir
 from jaxinterp.interpreters._backward import no_rule
-from jaxinterp.interpreters._graph import Graph, Node, Site, graph, names
-from jaxinterp.interpreters._regions import Group, Grouping, regions
+from jaxinterp.interpreters._graph import Graph, Node, Site, graph
+from jaxinterp.interpreters._groups import Group, Grouping
+from jaxinterp.interpreters._ir import names
+from jaxinterp.interpreters._regions import regions
 from jaxinterp.interpreters._restrict import restrict_scalar
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
@@ -55,7 +59,10 @@ class FullGradient:
         }
 
     def total(self, x: PyTree) -> Array:
-        """The sum of all terms, at the x of the decomposition: f(x) up to rounding."""
+        """The sum of all terms, at the x of the decomposition: f(x) up to rounding.
+
+        For decompositions of a batch, map this too: `jax.vmap(FullGradient.total)(full, x)`.
+        """
         terms = self.terms()
         return tree.vdot((self.input_gradient, terms), (jax.tree.map(jnp.asarray, x), tree.ones_like(terms)))
 
@@ -66,8 +73,9 @@ def full_gradient(
     r"""The full-gradient decomposition of any JAX function: returns `(*args) -> FullGradient`.
 
     For every part p of the program, from its inputs h (those that depend on x) to its output,
-    :math:`b_p = p(h) - J_p(h)\,h`; then, exactly and for every program,
-    :math:`f(x) = \langle\nabla f(x), x\rangle + \sum_p \langle \partial f/\partial p, b_p\rangle`.
+    :math:`b_p = p(h) - J_p(h)\,h`; then, exactly,
+    :math:`f(x) = \langle\nabla f(x), x\rangle + \sum_p \langle \partial f/\partial p, b_p\rangle`. It holds for every
+    program whose derivatives are linear maps; a `jax.custom_vjp` that clips gradients, say, has none.
 
     A bias has itself as offset, batch normalisation in evaluation mode :math:`\beta - \mu\gamma/\sigma`; smooth
     activations, softmax, LayerNorm and products have implicit ones. ReLU, max-pooling and linear maps have none and
@@ -100,6 +108,7 @@ def full_gradient(
     >>> float(full.total(jnp.array([1.0, -3.0])))
     3.0
     """
+    checks.functions("full_gradient", grouping=grouping)
 
     def at(*args: PyTree) -> FullGradient:
         g, x = restrict_scalar("full_gradient", f, argnums, args)
@@ -239,14 +248,21 @@ def is_homogeneous(node: Node, program: Graph) -> bool:
 
 def is_relu(node: Node, program: Graph) -> bool:
     """Whether a node is `jax.nn.relu`, by its program and that of its derivative, which it may have of its own."""
-
-    def with_derivative(node: Node) -> tuple:
-        inside, _ = graph(lambda h: jax.jvp(node, (h,), (h,)), shape)
-        numbers = {v: np.asarray(inside.constants[v]).item() for v in inside.literals}
-        return [(n.name, n.inputs) for n in inside.nodes], inside.outputs, numbers
-
     if node.name != "custom_jvp_call" or len(node.inputs) != 1 or len(node.outputs) != 1:
         return False
     shape = node.shapes()[0]
-    (relu,) = graph(jax.nn.relu, shape)[0].nodes
-    return with_derivative(node) == with_derivative(relu)
+    return _with_derivative(node, shape) == _relu(shape.shape, shape.dtype)
+
+
+def _with_derivative(node: Node, shape: jax.ShapeDtypeStruct) -> tuple:
+    """The equations of an elementwise node and of its derivative, in a form that can be compared."""
+    inside, _ = graph(lambda h: jax.jvp(node, (h,), (h,)), shape)
+    numbers = {v: np.asarray(inside.constants[v]).item() for v in inside.literals}
+    return [(n.name, n.inputs) for n in inside.nodes], inside.outputs, numbers
+
+
+@functools.cache
+def _relu(shape: tuple[int, ...], dtype: Any) -> tuple:
+    wanted = jax.ShapeDtypeStruct(shape, dtype)
+    (relu,) = graph(jax.nn.relu, wanted)[0].nodes
+    return _with_derivative(relu, wanted)

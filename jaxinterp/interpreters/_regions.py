@@ -15,17 +15,12 @@ All other equations stand by themselves.
 """
 
 import collections
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Container, Sequence
 
-import jax
-
-from jaxinterp.interpreters._graph import Graph, Node, called, names
-from jaxinterp.typing import Array
-
-Kind = Literal["equation", "activation", "affine", "normaliser"]
+from jaxinterp.interpreters._graph import Graph, Node, called
+from jaxinterp.interpreters._groups import Group, Kind, assembled, grouped
+from jaxinterp.interpreters._ir import names
 
 AFFINE = names("""add sub mul div neg add_any convert_element_type copy copy_p select_n reduce_precision name""")
 
@@ -40,53 +35,26 @@ REDUCTIONS = names("reduce_sum reduce_max reduce_min reduce_prod reduce_and redu
 SPREADING = names("broadcast_in_dim reshape squeeze expand_dims")
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Equations that are treated as one function.
-
-    Attributes:
-      kind: what they are.
-      nodes: in order.
-      inputs: the variables that depend on the explained input and come from outside; for all kinds but `equation`
-        there is one.
-      outputs: the variables read outside.
-    """
-
-    kind: Kind
-    nodes: tuple[Node, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-
-    def apply(
-        self, values: dict[int, Any], inputs: Sequence[Array], stopped: frozenset[int] = frozenset()
-    ) -> list[Array]:
-        """The outputs for given inputs, all else read from `values`; variables in `stopped` pass no derivative on."""
-        inside = dict(zip(self.inputs, inputs, strict=True))
-        for node in self.nodes:
-            operands = [inside[v] if v in inside else values[v] for v in node.inputs]
-            for v, out in zip(node.outputs, node(*operands), strict=True):
-                inside[v] = jax.lax.stop_gradient(out) if v in stopped else out
-        return [inside[v] for v in self.outputs]
-
-
-Grouping = Callable[[Graph], tuple[Group, ...]]
-"""Puts the equations that depend on the input into groups, in an order they can run in."""
-
-
-def equations(graph: Graph) -> tuple[Group, ...]:
-    """Every equation by itself."""
-    return _groups(graph, [])
-
-
 def activations(graph: Graph) -> tuple[Group, ...]:
     """Activations, with constants of any shape, as one group each; every other equation by itself."""
     found = _Finder(graph).activations(any_shape=True)
-    return _groups(graph, [("activation", nodes) for nodes in found if _is_curved(nodes, graph)])
+    return assembled(graph, [("activation", nodes) for nodes in found if _is_curved(nodes, graph)])
 
 
-def grouped(graph: Graph, parts: Sequence[Group]) -> tuple[Group, ...]:
-    """The given parts, and every other equation by itself."""
-    return _groups(graph, [(part.kind, list(part.nodes)) for part in parts])
+def apart(graph: Graph, groups: tuple[Group, ...], primitives: Container) -> tuple[Group, ...]:
+    """The same groups, but those that hold one of some primitives equation by equation: for rules of their own."""
+    if all(node.equation.primitive not in primitives for group in groups for node in group.nodes):
+        return groups
+    parts: list[Group] = []
+    for group in groups:
+        own = [node.equation.primitive in primitives for node in group.nodes]
+        if not any(own):
+            parts.append(group)
+            continue
+        for node, is_own in zip(group.nodes, own, strict=True):
+            if not is_own and len(graph.dependent_inputs(node)) == 1 and _is_elementwise(node, graph):
+                parts.append(Group("activation" if _is_curved([node], graph) else "affine", (node,), (), ()))
+    return grouped(graph, parts)
 
 
 def regions(graph: Graph) -> tuple[Group, ...]:
@@ -102,25 +70,7 @@ def regions(graph: Graph) -> tuple[Group, ...]:
             found.append(("activation", rest))
             taken.update(map(id, rest))
     found += [("affine", part) for nodes in chains if (part := [n for n in nodes if id(n) not in taken])]
-    return _groups(graph, found)
-
-
-def _groups(graph: Graph, found: list[tuple[Kind, list[Node]]]) -> tuple[Group, ...]:
-    grouped = {id(node) for _, nodes in found for node in nodes}
-    single = [node for node in graph.nodes if id(node) not in grouped and graph.dependent_inputs(node)]
-    everything: list[tuple[Kind, list[Node]]] = [*found, *(("equation", [node]) for node in single)]
-    position = {id(node): i for i, node in enumerate(graph.nodes)}
-    everything.sort(key=lambda pair: position[id(pair[1][0])])
-    uses = graph.uses()
-    return tuple(_group(graph, kind, nodes, uses) for kind, nodes in everything)
-
-
-def _group(graph: Graph, kind: Kind, nodes: Sequence[Node], uses: collections.Counter) -> Group:
-    inside = {v for node in nodes for v in node.outputs}
-    read = collections.Counter(v for node in nodes for v in node.inputs)
-    inputs = dict.fromkeys(v for node in nodes for v in graph.dependent_inputs(node) if v not in inside)
-    outputs = tuple(v for node in nodes for v in node.outputs if uses[v] > read[v])
-    return Group(kind, tuple(nodes), tuple(inputs), outputs)
+    return assembled(graph, found)
 
 
 class _Finder:
@@ -175,10 +125,10 @@ class _Finder:
         return [trimmed for source, nodes in members.items() if (trimmed := self._without_bias(source, nodes))]
 
     def _without_bias(self, source: int, nodes: list[Node]) -> list[Node]:
-        """Leaves out leading additions of a number that is no literal: a bias, and no part of the activation."""
-        while nodes and nodes[0].name in ("add", "sub") and sum(source in node.inputs for node in nodes) == 1:
+        """Leaves out leading numbers that are no literals: those of a layer with one channel, its bias or its norm."""
+        while nodes and self.is_affine(nodes[0]) and sum(source in node.inputs for node in nodes) == 1:
             constants = self.constants(nodes[0])
-            if not constants or self.is_literal(constants[0]):
+            if len(constants) != 1 or self.is_literal(constants[0]):
                 break
             source, nodes = nodes[0].outputs[0], nodes[1:]
         return nodes

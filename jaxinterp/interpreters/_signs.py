@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from jaxinterp.interpreters._graph import Graph, Node, called, names
+from jaxinterp.interpreters._graph import Graph, Node, called
+from jaxinterp.interpreters._ir import names
 
 POSITIVE = names("abs exp exp2 logistic square sqrt rsqrt erfc cosh")
 

@@ -68,7 +68,7 @@ def _traced(method: str, f: Callable[..., PyTree], argnums: int | tuple[int, ...
 def sites(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Callable[..., dict[Site, Any]]:
     """Returns `(*args)` -> the sites of all intermediates that depend on x, in order, with their shapes and dtypes.
 
-    Nothing is computed; `args` may hold `jax.ShapeDtypeStruct`s beside arrays only where JAX's tracing allows it.
+    Nothing is computed.
 
     >>> def f(x):
     ...     with jax.named_scope("square"):
@@ -128,7 +128,8 @@ def with_perturbations(
 ) -> Callable[..., tuple[PyTree, dict[Site, Array]]]:
     r"""Returns `(perturbations, *args)` -> f with a tensor added at chosen sites, and the values there.
 
-    `perturbations` is a dictionary from sites (or their string forms, or paths) to arrays of the site's shape. At zeros
+    `perturbations` is a dictionary from sites (or, for all keys, string forms or paths: JAX sorts the keys of a
+    dictionary, so they must be of one type) to arrays of the site's shape. At zeros
     the value is that of f, and ONE reverse pass gives the gradients with respect to all the chosen intermediates:
     :math:`\partial f/\partial h_s = \partial f(\dots, h_s + p_s, \dots)/\partial p_s` at p = 0.
 
@@ -233,7 +234,7 @@ def _changed(
 
 
 def resume_from(
-    f: Callable[..., PyTree], site: SiteLike | Callable[[dict[Site, Any]], SiteLike], argnums: int | tuple[int, ...] = 0
+    f: Callable[..., PyTree], site: SiteLike, argnums: int | tuple[int, ...] = 0
 ) -> Callable[..., tuple[Array, Callable[[Array], PyTree]]]:
     """Returns `(*args)` -> the value h at one site, and the rest of the program as a function of h.
 
@@ -242,8 +243,7 @@ def resume_from(
 
     Args:
       f: any function.
-      site: where to cut: a site, its string form or a path, or a function that chooses from the dictionary of
-        `sites`.
+      site: where to cut: a site, its string form or a path.
       argnums: the arguments that count as x.
 
     Raises:
@@ -261,8 +261,7 @@ def resume_from(
     def at(*args: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
         program, arrays = _traced("resume_from", f, argnums, args)
         table = _table(program)
-        wanted = site({s: program.avals[v] for s, v in table.items()}) if callable(site) else site
-        chosen = resolve(wanted, table)
+        chosen = resolve(site, table)
         start = table[chosen]
         values = program.evaluate(arrays)
 

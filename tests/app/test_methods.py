@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxinterp import evaluation
 from jaxinterp.app import METHODS
 from tests.conftest import X64
 
@@ -224,6 +225,14 @@ def test_half_precision_goes_in_and_comes_out(method, key):
     attribution = jax.jit(built(method))(key, points(method, 1, jnp.bfloat16)[0])
     assert attribution.dtype == jnp.bfloat16
     assert bool(jnp.all(jnp.isfinite(attribution)))
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.complete])
+def test_complete_methods_account_for_the_output(name, key):
+    method, x = METHODS[name], points(METHODS[name], 1)[0]
+    attribution = compiled(name)(key[None], x[None])[0]
+    gap = evaluation.completeness_gap(function_of(method))(attribution, x, **keywords(method))
+    assert float(gap.relative) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["occlusion", "lime", "feature_ablation", "permutation"])

@@ -230,7 +230,7 @@ def test_what_is_no_image_is_refused(x):
     def f(x):
         return sum(jnp.sum(jnp.tanh(leaf)) for leaf in jax.tree.leaves(x))
 
-    with pytest.raises(TypeError, match=r"^`class_activation_map` explains one image of shape \[\*spatial, channels\]"):
+    with pytest.raises(TypeError, match=r"^`grad_cam` explains one image of shape \[\*spatial, channels\]"):
         grad_cam(f)(x)
 
 

@@ -69,9 +69,13 @@ def test_half_precision_stays():
 
 
 def test_an_image_is_one_array_with_channels():
-    image, structure = single_image("method", {"image": jnp.ones((4, 3))})
+    image, restored = single_image("method", {"image": jnp.ones((3, 4))}, channel_axis=0)
     assert image.shape == (4, 3)
-    assert jax.tree.unflatten(structure, [1]) == {"image": 1}
+    assert restored(image)["image"].shape == (3, 4)
+    with pytest.raises(ValueError, match=r"`channel_axis` of `method` is 2, but the image has shape \(3, 4\)"):
+        single_image("method", jnp.ones((3, 4)), channel_axis=2)
+    with pytest.raises(TypeError, match="`channel_axis` of `method` must be an integer"):
+        single_image("method", jnp.ones((3, 4)), channel_axis=None)
     for x, message in [
         (jnp.ones(3), r"^`method` explains one image of shape \[\*spatial, channels\]; got an array of shape \(3,\)"),
         ((jnp.ones((2, 2)), jnp.ones((3, 3))), r"got arrays of shape \(2, 2\), \(3, 3\)"),

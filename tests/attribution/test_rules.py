@@ -81,3 +81,41 @@ def test_a_rule_of_the_table_comes_before_the_methods_own(name):
     method = getattr(attribution, name)
     got = np.asarray(method(lambda x: jnp.sum(x), rules=table)(X))
     np.testing.assert_array_equal(got != 0, [True, False, False])
+
+
+def gated(x):
+    return -jnp.sum(x * jax.lax.logistic(x))
+
+
+@METHOD
+def test_a_rule_reaches_primitives_inside_activations(name):
+    """With the derivatives of its two primitives, a gate that each method has its own way with has its derivative."""
+    method, table = getattr(attribution, name), getattr(rules, name).copy()
+    table.define(primitives.logistic, primitives.mul)(derivative)
+    got = jax.jit(method(gated, rules=table))(X)
+    slope = jax.grad(gated)(X)
+    np.testing.assert_allclose(got, slope * X if name in ("lrp", "deep_lift") else slope, rtol=1e-6)
+    assert not np.allclose(got, jax.jit(method(gated))(X))
+
+
+@METHOD
+def test_a_rule_must_return_a_cotangent_for_each_input(name):
+    method = getattr(attribution, name)
+    for wrong, message in [
+        (lambda call: call.cotangents[0], r"got '?\w*(Array|Tracer)"),
+        (lambda call: (call.cotangents[0][:1],), r"of the shapes \[\(3,\)\]; got \[\(1,\)\]"),
+        (lambda call: (*call.cotangents, 1.0, 2.0), r"^A backward rule returns a tuple with one cotangent for each"),
+    ]:
+        table = getattr(rules, name).copy()
+        table.define(primitives.cumprod)(wrong)
+        with pytest.raises(TypeError, match=message):
+            method(products, rules=table)(X)
+
+
+@METHOD
+@pytest.mark.parametrize("wrong", [{}, None, Rules("mine")])
+def test_only_a_table_of_the_method_is_taken(name, wrong):
+    with pytest.raises(
+        TypeError, match=rf"^`rules` of `{name}` must be `attribution.rules.{name}` or a copy of it; got"
+    ):
+        getattr(attribution, name)(products, rules=wrong)

@@ -66,6 +66,16 @@ def test_without_a_baseline_it_is_zero():
 
 @pytest.mark.core
 @pytest.mark.numerics
+def test_a_map_may_account_for_the_output_itself():
+    f = lambda x: jnp.sum(x) + 5  # noqa: E731
+    x = jnp.array([1, 2], DTYPE)
+    check(completeness_gap(f)(jnp.array([4, 4], DTYPE), x, baseline=None), 0, 0)
+    check(completeness_gap(f)(x, x, baseline=None), -5, 5 / 8)
+    check(completeness_gap(f)(x, x), 0, 0)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
 @pytest.mark.parametrize(
     ("attribution", "gap", "relative"),
     [

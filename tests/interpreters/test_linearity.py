@@ -19,7 +19,7 @@ UNKNOWN = ("scan", "while", "cond", "custom_vjp_call", "custom_vjp_call_jaxpr")
 
 def moving(program):
     """The equations with a derivative."""
-    return [n for n in program.nodes if program.active_inputs(n) and not program.active.isdisjoint(n.outputs)]
+    return [n for n in program.nodes if not any(map(program.active.isdisjoint, (n.inputs, n.outputs)))]
 
 
 def answers(f, *args):

@@ -139,6 +139,9 @@ def test_other_activations_are_one_group(activation):
 def test_a_bias_of_one_channel_is_no_part_of_the_activation():
     bias, kernel = random((1, 1), 1), random((4, 1), 2)
     assert kinds(lambda x: jax.nn.gelu(x @ kernel + bias)) == ["dot_general", "affine", "activation"]
+    mean, scale = random((1, 1), 3), random((1, 1), 4)
+    normalised = kinds(lambda x: jax.nn.gelu((x @ kernel - mean) / scale * bias + bias))
+    assert normalised == ["dot_general", "affine", "activation"]
     assert kinds(lambda x: jax.nn.gelu(x @ kernel + 1.5)) == ["dot_general", "activation"]
 
 

@@ -422,25 +422,6 @@ def test_the_rest_runs_nothing_before_the_cut():
     assert len(seen) == count
 
 
-def test_a_function_may_choose_where_to_cut():
-    def largest(sites):
-        return max(sites, key=lambda site: sites[site].size)
-
-    assert str(largest(interpreters.sites(net)(X))) == "first:dot_general#0"
-    h, rest = interpreters.resume_from(net, largest)(X)
-    assert_close((h, rest(h)), (X @ W, net(X)))
-    last_site = lambda sites: list(sites)[-1]  # noqa: E731
-    h, rest = interpreters.resume_from(net, last_site)(X)
-    assert_close((h, rest(2 * h)), (net(X), 2 * net(X)))
-
-
-def test_what_a_function_chooses_must_exist():
-    h, rest = interpreters.resume_from(net, lambda sites: "first")(X)
-    assert_close((h, rest(h)), (first(X), net(X)))
-    with pytest.raises(ValueError, match="There is no site 'first:tan#0' among the 10"):
-        interpreters.resume_from(net, lambda sites: Site("first", "tan"))(X)
-
-
 def test_resuming_in_a_batch_and_from_a_tree():
     def f(n, tree):
         with jax.named_scope("cut"):
