@@ -26,7 +26,7 @@ from tests.attribution.networks import (
     random,
 )
 
-pytestmark = [pytest.mark.core, pytest.mark.numerics]
+pytestmark = pytest.mark.numerics
 
 COMPLETE = 1e-10 if X64 else 1e-5
 

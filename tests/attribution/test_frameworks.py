@@ -140,7 +140,8 @@ def test_an_explanation_does_not_depend_on_the_library(library, name):
         got = jnp.moveaxis(jax.jit(method)(jnp.moveaxis(IMAGE, -1, 0)), 0, -1)
     else:
         got = jax.jit(METHODS[name](functools.partial(one_logit, LIBRARIES[library]())))(IMAGE)
-    assert_close(got, expected(name, one_logit), 1e-9 if IMAGE.dtype == jnp.float64 else 2e-5)
+    tolerance = 2e-4 if name == "full_grad" else 2e-5  # terms that are rounding errors are scaled up, too
+    assert_close(got, expected(name, one_logit), 1e-9 if IMAGE.dtype == jnp.float64 else tolerance)
     assert np.abs(jax.tree.leaves(got)[0]).max() > 0
 
 

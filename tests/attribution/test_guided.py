@@ -22,7 +22,7 @@ from tests.attribution.networks import (
     random,
 )
 
-pytestmark = [pytest.mark.core, pytest.mark.numerics]
+pytestmark = pytest.mark.numerics
 
 BOTH = pytest.mark.parametrize("method", [guided_backprop, deconvolution])
 

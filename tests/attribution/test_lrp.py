@@ -30,7 +30,7 @@ from tests.attribution.networks import (
     random,
 )
 
-pytestmark = [pytest.mark.core, pytest.mark.numerics]
+pytestmark = pytest.mark.numerics
 
 LRP0 = lrp_rules.uniform(lrp_rules.epsilon(0.0))
 CONSERVING = {

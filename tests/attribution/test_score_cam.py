@@ -8,7 +8,7 @@ import pytest
 from jaxinterp.attribution import ablation_cam, align_corners, nearest, score_cam
 from tests.attribution.networks import IMAGE, X64, assert_close, conv, conv_net, dense, double, max_pool, random
 
-pytestmark = [pytest.mark.core, pytest.mark.numerics]
+pytestmark = pytest.mark.numerics
 
 TOLERANCE = 1e-10 if X64 else 1e-4
 BOTH = pytest.mark.parametrize("method", [score_cam, ablation_cam])

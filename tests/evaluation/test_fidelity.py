@@ -51,7 +51,6 @@ def r_squared(values, predicted):
     return 1 - np.mean((values - predicted) ** 2) / np.var(values)
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 @pytest.mark.parametrize("chunk_size", [1, 7, 100, None])
 @pytest.mark.parametrize("intercept", [0.0, 2.5])
@@ -70,7 +69,6 @@ def test_it_is_the_r_squared_over_its_own_samples(chunk_size, intercept):
     assert float(got) == pytest.approx(wanted, rel=TOLERANCE, abs=TOLERANCE)
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 def test_several_arguments_of_several_leaves():
     """The noise is on the second and the first argument, with a σ for each; the third stays as it is."""
@@ -98,7 +96,6 @@ def many(offset, sigma):
     return got.mean(), got.std(ddof=1) / 32**0.5
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("sigma", [0.3, 1.5])
 @pytest.mark.parametrize("offset", [0.0, 1.0])
 def test_the_tangent_of_a_quadratic_function(sigma, offset):
@@ -115,7 +112,6 @@ def test_the_tangent_of_a_quadratic_function(sigma, offset):
     assert stderr < 0.03 * abs(1 - wanted)
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 30.0])
 def test_a_perfect_model(sigma):
@@ -124,7 +120,6 @@ def test_a_perfect_model(sigma):
     assert float(got) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("offset", [0.0, 0.5, 3.0])
 def test_a_constant_model(offset):
     """0 at the mean of the samples, and 1 - (V + c²)/V = -c²/V beside it."""
@@ -134,7 +129,6 @@ def test_a_constant_model(offset):
     assert float(got) == pytest.approx(-(offset**2) / noise.var(), rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 def test_a_large_mean_does_not_drown_the_variance():
     """1000 ± 0.02: the square of the mean has 1e6, the variance 5e-4; the rounding of the values leaves 3e-5 of it."""
@@ -144,7 +138,6 @@ def test_a_large_mean_does_not_drown_the_variance():
     assert float(got) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.core
 def test_the_standard_error_is_the_spread_over_keys():
     """400 estimates: their spread is known to 3.5 % (one standard deviation)."""
     guess = model(SLOPE + A @ X, X @ SLOPE + 2 + X @ A @ X / 2 + 0.3, X)
@@ -156,7 +149,6 @@ def test_the_standard_error_is_the_spread_over_keys():
     assert found.num_samples.tolist() == [400] * 400
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("slope", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["constant", "without_noise"])
 def test_a_constant_function_has_no_r_squared(name, slope):
@@ -167,7 +159,6 @@ def test_a_constant_function_has_no_r_squared(name, slope):
     assert np.isnan(local_r_squared(f)(jax.random.key(0), guess, x, stddev=sigma))
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_seen(bad):
     """In the function at one of 200 samples, at the point itself, and in the model."""
@@ -181,7 +172,6 @@ def test_what_is_not_finite_is_seen(bad):
         assert not np.isfinite(local_r_squared(linear)(jax.random.key(0), wrong, x, stddev=1.0))
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 def test_a_compiled_batch_is_a_loop():
     points = jnp.asarray(np.random.default_rng(2).normal(size=(4, 3)), DTYPE)
@@ -198,7 +188,6 @@ def test_a_compiled_batch_is_a_loop():
     assert len(set(alone)) == 4
 
 
-@pytest.mark.core
 def test_the_key_decides_the_samples():
     x = jnp.asarray(X, DTYPE)
     guess = tangent(quadratic)(x)
@@ -207,7 +196,6 @@ def test_the_key_decides_the_samples():
     assert first == again != other
 
 
-@pytest.mark.core
 def test_what_is_refused():
     x = jnp.asarray(X, DTYPE)
     guess = tangent(linear)(x)

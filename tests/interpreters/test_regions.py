@@ -100,11 +100,6 @@ def test_random_programs_are_put_into_groups(steps, shape, seed):
     assert_partition(*random_program(steps, shape, seed))
 
 
-def test_equations_are_groups_of_one():
-    assert all(group.kind == "equation" and len(group.nodes) == 1 for group in parts(normalised, X, GROUPINGS[0]))
-    assert {group.kind for group in parts(normalised, X, interpreters.activations)} == {"equation", "activation"}
-
-
 # --------------------------------------------------------------------------------------------------------- activations
 
 

@@ -78,7 +78,6 @@ def probability(estimate):
 # The multivariate sigmoid
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 @pytest.mark.parametrize("z", [[0.0], [1.3], [-2.0, 0.5], [30.0, 1.0, -3.0], list(np.linspace(-4, 4, 9)), [-80.0, 0.0]])
 def test_the_multivariate_sigmoid_and_its_gradient(z):
@@ -93,7 +92,6 @@ def test_the_multivariate_sigmoid_and_its_gradient(z):
     np.testing.assert_allclose(got, scipy.special.softmax(np.append(-z, 0))[-1], rtol=rtol)
 
 
-@pytest.mark.core
 def test_the_multivariate_sigmoid_is_not_the_normal_cdf():
     """In one dimension 0.117 away from Φ at most, as its documentation says, and blind to the correlation."""
     z = np.linspace(-6, 6, 2401)
@@ -103,7 +101,6 @@ def test_the_multivariate_sigmoid_is_not_the_normal_cdf():
     assert multivariate_sigmoid(pair, jnp.eye(2)) == multivariate_sigmoid(pair, jnp.ones((2, 2)))
 
 
-@pytest.mark.core
 def test_the_multivariate_sigmoid_of_what_is_not_finite():
     """An infinite margin is a class that never wins, a margin of minus infinity one that always does."""
     inf = np.inf
@@ -119,7 +116,6 @@ def test_the_multivariate_sigmoid_of_what_is_not_finite():
 # Taylor
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 @pytest.mark.parametrize("point", range(6))
 @pytest.mark.parametrize("sigma", [0.1, 2.0])
@@ -139,7 +135,6 @@ def test_the_points_predict_several_classes():
     assert len(set(np.argmax(POINTS @ W.T + B, 1))) >= 3
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 @pytest.mark.parametrize("sigma", [0.4, 1.5])
 def test_taylor_with_the_normal_cdf_is_exact_for_a_linear_function(sigma):
@@ -157,7 +152,6 @@ def test_taylor_with_the_normal_cdf_is_exact_for_a_linear_function(sigma):
     assert abs(probability(taylor(linear)(jnp.asarray(x, DTYPE), stddev=sigma)) - p) > 10 * stderr  # a proxy only
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 @pytest.mark.parametrize("sigma", [0.2, 1.0, 5.0])
 @pytest.mark.parametrize("x", [1.3, -0.4])
@@ -173,7 +167,6 @@ def test_taylor_of_two_classes(x, sigma):
     assert (default.probability.dtype, default.num_samples.dtype) == (DTYPE, jnp.int32)
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 @pytest.mark.parametrize("seed", range(4))
 def test_taylor_of_a_curved_function_of_a_pytree(seed):
@@ -182,7 +175,6 @@ def test_taylor_of_a_curved_function_of_a_pytree(seed):
     assert probability(got) == pytest.approx(survival(*curved_in_numpy(flat), sigma), rel=10 * TOLERANCE)
 
 
-@pytest.mark.core
 def test_taylor_with_noise_on_some_arguments():
     """Scores [ab, c, 0]: with respect to a and c the margins have the gradients (b, -1) and (b, 0)."""
     f = lambda a, b, c: jnp.stack([a * b, c, jnp.zeros_like(a)])  # noqa: E731
@@ -196,7 +188,6 @@ def test_taylor_with_noise_on_some_arguments():
     assert probability(single) == pytest.approx(survival(scores, np.array(jacobian[(1,)], float), 0.8), rel=1e-5)
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 def test_the_gradient_of_taylor():
     """In the input and in σ, against central differences of the float64 formula."""
@@ -210,7 +201,6 @@ def test_the_gradient_of_taylor():
     np.testing.assert_allclose(by_sigma, (p(flat, sigma + h) - p(flat, sigma - h)) / (2 * h), **tolerance)
 
 
-@pytest.mark.core
 def test_taylor_of_a_class_that_keeps_its_distance():
     """Scores (x, x - 3, -x): the second class never wins, and the other gives σ(x/σ), with all its derivatives."""
     f = lambda x: jnp.stack([x[0], x[0] - 3, -x[0]])  # noqa: E731
@@ -220,7 +210,6 @@ def test_taylor_of_a_class_that_keeps_its_distance():
     np.testing.assert_allclose(jax.grad(p)(jnp.array([1.0])), [wanted * (1 - wanted) / 2], rtol=1e-5)
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 def test_robustness_falls_with_the_noise():
     sigmas = jnp.asarray(np.geomspace(0.05, 20, 12), DTYPE)
@@ -234,7 +223,6 @@ def test_robustness_falls_with_the_noise():
 # Softmax
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 7.0])
 @pytest.mark.parametrize("shift", [0.0, 1e3])
@@ -250,7 +238,6 @@ def test_softmax(temperature, shift):
     assert (got.probability.dtype, got.num_samples.dtype) == (DTYPE, jnp.int32)
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 @pytest.mark.parametrize("sigma", [0.3, 2.0])
 def test_softmax_is_taylor_where_all_margins_are_equally_steep(sigma):
@@ -265,7 +252,6 @@ def test_softmax_is_taylor_where_all_margins_are_equally_steep(sigma):
         assert probability(got) == pytest.approx(wanted, rel=5 * TOLERANCE)
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 def test_the_gradient_of_softmax():
     """∂pₜ/∂fᵢ = pₜ(δₜᵢ - pᵢ)/T and ∂pₜ/∂T = -pₜ(fₜ - Σpᵢfᵢ)/T²."""
@@ -288,7 +274,6 @@ def own_noise(seed, n, shape, leaf=0):
     return np.asarray(jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(keys), np.float64)
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 @pytest.mark.parametrize("chunk_size", [1, 7, 64, None])
 def test_monte_carlo_is_the_frequency_among_its_own_samples(chunk_size):
@@ -306,7 +291,6 @@ def test_monte_carlo_is_the_frequency_among_its_own_samples(chunk_size):
     assert (got.probability.dtype, got.num_samples.dtype) == (DTYPE, jnp.int32)
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 def test_monte_carlo_with_noise_of_several_sizes():
     """A pytree prefix of σ, and two of three arguments with noise; the last stays as it is."""
@@ -323,7 +307,6 @@ def test_monte_carlo_with_noise_of_several_sizes():
     assert 0.1 < probability(got) < 0.9
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0])
 def test_monte_carlo_of_two_classes(sigma):
     """Φ(|x|/σ); 4 standard errors of three cases fail for one key in 5000."""
@@ -334,14 +317,12 @@ def test_monte_carlo_of_two_classes(sigma):
     assert float(estimate.stderr) < 0.004
 
 
-@pytest.mark.core
 def test_monte_carlo_without_noise():
     estimate = monte_carlo(two_classes, num_samples=13, chunk_size=4)(jax.random.key(0), jnp.array([1.0]), stddev=0.0)
     assert probability(estimate) == 1
     assert float(estimate.stderr) == 0
 
 
-@pytest.mark.core
 def test_monte_carlo_compares_with_the_prediction_and_not_with_a_label():
     """A class that leads everywhere is always predicted, a lead at the clean point alone never survives."""
     always = lambda x: jnp.stack([x[0], x[0] + 1])  # noqa: E731
@@ -353,7 +334,6 @@ def test_monte_carlo_compares_with_the_prediction_and_not_with_a_label():
         assert float(estimate.stderr) == 0
 
 
-@pytest.mark.core
 def test_keys_decide_the_samples():
     run = jax.jit(functools.partial(monte_carlo(linear, num_samples=99), stddev=0.9))
     x = jnp.asarray(POINTS[3], DTYPE)
@@ -373,7 +353,6 @@ METHODS = {
 }
 
 
-@pytest.mark.core
 @pytest.mark.numerics
 @pytest.mark.parametrize("name", METHODS)
 def test_a_compiled_batch_is_a_loop(name):
@@ -389,7 +368,6 @@ def test_a_compiled_batch_is_a_loop(name):
     assert np.ptp(batch.probability) > 0.1
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("name", METHODS)
 def test_scores_of_bfloat16(name):
     """Eight bits of the input are left; the estimates differ by what that moves them."""
@@ -401,7 +379,6 @@ def test_scores_of_bfloat16(name):
 # What is not finite
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("place", range(3))
 @pytest.mark.parametrize("method", [taylor, softmax])
 def test_a_score_that_is_nan_makes_the_estimate_nan(method, place):
@@ -411,7 +388,6 @@ def test_a_score_that_is_nan_makes_the_estimate_nan(method, place):
     assert np.isnan(method(f)(jnp.array([1.0, 0.3]), **scale).probability)
 
 
-@pytest.mark.core
 def test_a_gradient_that_is_nan_makes_taylor_nan():
     """√ at 0 has a value and no slope: 0/0 for a zero cotangent."""
     f = lambda x: jnp.stack([x[0], jnp.sqrt(jnp.sum(x[1:] ** 2))])  # noqa: E731
@@ -420,7 +396,6 @@ def test_a_gradient_that_is_nan_makes_taylor_nan():
     assert np.isfinite(softmax(f)(x, temperature=0.5).probability)
 
 
-@pytest.mark.core
 def test_a_nan_counts_as_changed():
     """NaN above 1 and the prediction of 0 above -2: what survives is Φ(1) - Φ(-2). Of a clean NaN nothing is known."""
     f = lambda x: jnp.where(x[0] > 1, jnp.nan, jnp.stack([x[0] + 2, jnp.zeros(())]))  # noqa: E731
@@ -435,7 +410,6 @@ def test_a_nan_counts_as_changed():
         assert np.isnan(estimate.stderr)
 
 
-@pytest.mark.core
 def test_a_class_that_is_ruled_out():
     """A score of minus infinity is a number that can be compared: the two other classes decide."""
     f = lambda x: jnp.stack([x[0], -x[0], jnp.full((), -jnp.inf, x.dtype)])  # noqa: E731
@@ -460,7 +434,6 @@ def call(method, f, x, scale, argnums=0):
 ALL = ["monte_carlo", "taylor", "softmax"]
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("method", ALL)
 @pytest.mark.parametrize("scale", [-0.1, np.nan, np.inf])
 def test_a_scale_that_is_refused(method, scale):
@@ -469,7 +442,6 @@ def test_a_scale_that_is_refused(method, scale):
         call(method, two_classes, jnp.ones(1), scale)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("method", ALL)
 @pytest.mark.parametrize("scale", [-0.1, np.nan, np.inf])
 def test_a_scale_that_is_refused_is_nan_inside_jit(method, scale):
@@ -478,7 +450,6 @@ def test_a_scale_that_is_refused_is_nan_inside_jit(method, scale):
     assert np.isnan(got.probability)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("method", ["taylor", "softmax"])
 def test_a_scale_for_each_class_is_refused(method):
     """An array would divide the margins one by one, in an order that no caller can know."""
@@ -488,7 +459,6 @@ def test_a_scale_for_each_class_is_refused(method):
         call(method, f, jnp.ones(1), jnp.array([1.0, 2.0]))
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("method", ALL)
 @pytest.mark.parametrize(
     ("f", "shape"), [(jnp.sum, r"\(\)"), (lambda x: x[:1], r"\(1,\)"), (lambda x: jnp.stack([x, x]), r"\(2, 3\)")]
@@ -498,14 +468,12 @@ def test_a_function_that_does_not_return_scores(method, f, shape):
         call(method, f, jnp.ones(3), 0.5)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("method", ALL)
 def test_scores_that_are_integers(method):
     with pytest.raises(TypeError, match=rf"^`{method}` needs real class scores, but the function returned dtype int"):
         call(method, lambda x: jnp.argsort(x), jnp.ones(3), 0.5)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("method", ["monte_carlo", "taylor"])
 def test_an_input_that_cannot_carry_noise(method):
     with pytest.raises(TypeError, match=rf"^`{method}` needs floating-point arrays, but its input has dtype int32"):
@@ -514,7 +482,6 @@ def test_an_input_that_cannot_carry_noise(method):
         call(method, two_classes, jnp.ones(1), 0.5, 1)
 
 
-@pytest.mark.core
 def test_counts_that_are_refused():
     for name in ("num_samples", "chunk_size"):
         with pytest.raises(ValueError, match=f"`{name}` must be at least 1; got 0"):
@@ -523,7 +490,6 @@ def test_counts_that_are_refused():
             monte_carlo(two_classes, **{name: 2.0})
 
 
-@pytest.mark.core
 def test_keys_and_shapes_that_are_refused():
     run = monte_carlo(two_classes, num_samples=3)
     with pytest.raises(TypeError, match=r"`monte_carlo` takes a random key as its first argument; write `jax\.random"):
