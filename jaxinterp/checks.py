@@ -42,6 +42,12 @@ def functions(method: str, **values: Any) -> None:
             raise TypeError(f"`{name}` of `{method}` must be a function; got {value!r}.")
 
 
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """`ValueError` if `value` is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+
+
 def non_negative(name: str, value: PyTree) -> PyTree:
     """Returns `value` if its entries are finite and >= 0; otherwise `ValueError`, or NaN for entries being traced."""
 

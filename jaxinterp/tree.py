@@ -159,6 +159,11 @@ def normal_like(key: Key, like: PyTree) -> PyTree:
     return _random_like(lambda k, shape: jax.random.normal(k, shape, jnp.float32), key, like)
 
 
+def uniform_like(key: Key, like: PyTree) -> PyTree:
+    """Returns noise that is uniform between -1 and 1 with the structure, shapes and dtypes of `like`."""
+    return _random_like(lambda k, shape: jax.random.uniform(k, shape, jnp.float32, -1.0), key, like)
+
+
 def rademacher_like(key: Key, like: PyTree) -> PyTree:
     """Returns independent fair signs (-1 or +1) with the structure, shapes and dtypes of `like`."""
     return _random_like(lambda k, shape: jax.random.rademacher(k, shape, jnp.float32), key, like)

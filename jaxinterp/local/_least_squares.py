@@ -1,4 +1,4 @@
-"""Weighted linear least squares with an intercept."""
+"""Weighted linear least squares."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from jaxinterp.typing import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LeastSquares:
-    """A fitted linear model.
+    r"""A fitted linear model.
 
     Attributes:
       intercept: a, a scalar.
@@ -20,14 +20,27 @@ class LeastSquares:
       stderr: standard errors of the coefficients, [features], from the residuals of the fit and without the
         assumption that these have equal variance (White, 1980, with the factor n/(n - p)). Infinite where the rows do
         not determine a coefficient, and everywhere if there are no more samples than coefficients.
+      condition: the condition number of the weighted rows, the largest over the smallest singular value; infinite if
+        they leave a direction open.
     """
 
     intercept: Array
     coefficients: Array
     stderr: Array
+    condition: Array
 
 
-def weighted_least_squares(design: Array, targets: Array, weights: Array, ridge: float) -> LeastSquares:
+def weighted_least_squares(
+    design: Array,
+    targets: Array,
+    weights: Array,
+    ridge: float = 0.0,
+    *,
+    intercept: bool = True,
+    basis: Array | None = None,
+    fixed: int = 0,
+    cluster: int = 1,
+) -> LeastSquares:
     r"""Minimises :math:`\sum_i w_i (y_i - a - z_i^\top b)^2 + \lambda\|b\|^2` in closed form.
 
     The weighted means are taken out, which settles the intercept, and b is the pseudo-inverse of the centred rows
@@ -41,14 +54,20 @@ def weighted_least_squares(design: Array, targets: Array, weights: Array, ridge:
       targets: y, [samples].
       weights: w >= 0, [samples]; all zero gives NaN.
       ridge: λ >= 0; the intercept is not penalised. The derivative with respect to a traced λ is NaN at 0.
+      intercept: whether there is one; otherwise a = 0.
+      basis: if given, [coefficients, features]: the coefficients returned, and their errors, are `basis @ b`.
+      fixed: how many of the first samples are not random: their residuals add nothing to the standard error.
+      cluster: how many of the others, one after the other, depend on each other.
 
     Returns:
       A `LeastSquares`.
     """
     samples, features = design.shape
     share = weights / jnp.sum(weights)
-    middle = jnp.dot(share, design, precision="highest")
-    height = jnp.dot(share, targets, precision="highest")
+    middle, height = jnp.zeros((features,), design.dtype), jnp.zeros((), targets.dtype)
+    if intercept:
+        middle = jnp.dot(share, design, precision="highest")
+        height = jnp.dot(share, targets, precision="highest")
     root = jnp.sqrt(weights)
     rows = root[:, None] * (design - middle[None])
     eps = float(jnp.finfo(design.dtype).eps)
@@ -58,12 +77,31 @@ def weighted_least_squares(design: Array, targets: Array, weights: Array, ridge:
     damped = features if checks.concrete(ridge) is None or ridge else 0  # no rows of zeros
     damping = jnp.sqrt(jnp.asarray(ridge, design.dtype)) * jnp.eye(damped, features, dtype=design.dtype)
     stacked = jnp.concatenate([rows, damping])
-    pseudo_inverse = jnp.linalg.pinv(stacked, rtol=4 * eps * samples**0.5)
-    determined = jnp.sum(pseudo_inverse * stacked.T, axis=1) > 0.99  # the diagonal of the projection on the rows
-    pseudo_inverse = pseudo_inverse[:, :samples]
+    whole = jnp.linalg.pinv(stacked, rtol=4 * eps * samples**0.5)
+    determined = jnp.sum(whole * stacked.T, axis=1) > 0.99  # the diagonal of the projection on the rows
+    pseudo_inverse = whole[:, :samples]
     slope = jnp.dot(pseudo_inverse, heights, precision="highest")
+    constant = height - jnp.dot(middle, slope, precision="highest")
     residual = heights - jnp.dot(rows, slope, precision="highest")
-    freedom = samples - features - 1
-    stderr = jnp.sqrt(samples / max(freedom, 1) * jnp.sum((pseudo_inverse * residual[None]) ** 2, axis=1))
-    stderr = jnp.where(determined & (freedom > 0), stderr, jnp.full_like(stderr, jnp.inf))
-    return LeastSquares(height - jnp.dot(middle, slope, precision="highest"), slope, stderr)
+    freedom = samples - features - intercept
+    influence = (pseudo_inverse * residual[None])[:, fixed:]
+    if basis is not None:
+        slope, influence = (jnp.dot(basis, part, precision="highest") for part in (slope, influence))
+        determined = jnp.broadcast_to(jnp.all(determined), slope.shape)
+    if cluster > 1:
+        influence = jnp.sum(influence.reshape(len(influence), -1, cluster), axis=2)
+    stderr = jnp.sqrt(samples / max(freedom, 1) * jnp.sum(influence**2, axis=1))
+    is_known = determined & (freedom > 0) | (fixed == samples)
+    return LeastSquares(
+        constant,
+        slope,
+        jnp.where(is_known, stderr, jnp.full_like(stderr, jnp.inf)),
+        jnp.where(jnp.all(determined), _norm(stacked) * _norm(whole.T), jnp.full_like(height, jnp.inf)),
+    )
+
+
+def _norm(rows: Array) -> Array:
+    """The spectral norm of a tall matrix."""
+    rows = jax.lax.stop_gradient(rows)
+    gram = jnp.dot(rows.T, rows, precision="highest")
+    return jnp.sqrt(jnp.maximum(jnp.max(jnp.linalg.eigvalsh(gram)), jnp.zeros((), gram.dtype)))

@@ -1,41 +1,18 @@
 """Linear local models: the tangent, from the gradient, and the secant, from values in a neighbourhood."""
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
-from jaxinterp import batching, checks, interpreters, tree
+from jaxinterp import tree
 from jaxinterp.interpreters import restrict_scalar
-from jaxinterp.local._least_squares import weighted_least_squares
+from jaxinterp.local._classes import Linear
+from jaxinterp.local._designs import Design
+from jaxinterp.local._fit import fit
 from jaxinterp.local._neighbourhoods import Neighbourhood
+from jaxinterp.local._surrogates import LinearModel
 from jaxinterp.local._weights import Weight, uniform_weight
-from jaxinterp.typing import Array, Key, PyTree, ScalarFn
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LinearModel:
-    r"""The function :math:`g(z) = \text{intercept} + \langle\text{slope}, z - \text{anchor}\rangle`.
-
-    Attributes:
-      slope: the coefficients, in the structure of the coordinates z.
-      intercept: g(anchor), a scalar.
-      anchor: the coordinates of the point around which the model holds.
-      stderr: the standard error of the slope, in its structure; 0 where no sampling was involved.
-    """
-
-    slope: PyTree
-    intercept: Array
-    anchor: PyTree
-    stderr: PyTree
-
-    def __call__(self, coordinates: PyTree) -> Array:
-        """Evaluates g."""
-        shift = tree.vdot(self.slope, tree.sub(coordinates, self.anchor))
-        return self.intercept + shift.astype(self.intercept.dtype)
+from jaxinterp.typing import Key, PyTree, ScalarFn
 
 
 def tangent(f: ScalarFn, argnums: int | tuple[int, ...] = 0) -> Callable[..., LinearModel]:
@@ -61,13 +38,15 @@ def secant(
     f: ScalarFn,
     argnums: int | tuple[int, ...] = 0,
     *,
-    neighbourhood: Neighbourhood,
-    num_samples: int,
+    neighbourhood: Neighbourhood | Design,
+    num_samples: int | None = None,
     weight: Weight = uniform_weight,
     ridge: float = 0.0,
     chunk_size: int | None = None,
 ) -> Callable[..., LinearModel]:
     r"""The best linear model over a neighbourhood: returns `(key, *args, **arrays) -> LinearModel`.
+
+    The surrogate of `fit` with squared error and a `Linear` model, without the evidence.
 
     Minimises :math:`\sum_i w_i\,(f(x'_i) - a - \langle b, z_i - z_0\rangle)^2 + \lambda\|b\|^2` over samples
     :math:`x'_i` with coordinates :math:`z_i`, in closed form (see `local.weighted_least_squares`). For
@@ -93,33 +72,18 @@ def secant(
     >>> [round(float(b), 3) for b in model.slope], round(float(model.intercept), 3)
     ([3.0, 3.0], 6.0)
     """
-    n = checks.positive_integer("num_samples", num_samples)
-    batch = checks.optional_chunk_size(chunk_size) or n
-    checks.non_negative("ridge", ridge)
+    fitted = fit(
+        f,
+        argnums,
+        neighbourhood=neighbourhood,
+        model=Linear(ridge=ridge),
+        num_samples=num_samples,
+        weight=weight,
+        chunk_size=chunk_size,
+        name="secant",
+    )
 
-    def fit(key: Key, *args: PyTree, **arrays: PyTree) -> LinearModel:
-        g, x = restrict_scalar("secant", f, argnums, args)
-        checks.key("secant", key)
+    def model(key: Key, *args: PyTree, **arrays: PyTree) -> LinearModel:
+        return fitted(key, *args, **arrays).surrogate
 
-        def draw(index: Array) -> tuple[Array, Array, Array]:
-            perturbation = neighbourhood(jax.random.fold_in(key, index), x, **arrays)
-            offset = ravel_pytree(tree.sub(perturbation.coordinates, perturbation.anchor))[0]
-            return offset, g(perturbation.point), weight(perturbation, x)
-
-        first = jax.eval_shape(lambda k: neighbourhood(k, x, **arrays), key)
-        features = tree.size(first.coordinates)
-        if ridge == 0 and n <= features:
-            raise ValueError(
-                f"`secant` cannot determine {features} coefficients and an intercept from num_samples={n}: "
-                "take more samples, group the features, or set ridge > 0."
-            )
-        indices = jnp.arange(n, dtype=jnp.int32)
-        design, targets, weights = batching.map_examples(interpreters.loop_safe(draw), batch_size=batch)(indices)
-        dtype = tree.accumulator(jnp.result_type(design, targets))
-        solution = weighted_least_squares(design.astype(dtype), targets.astype(dtype), weights.astype(dtype), ridge)
-        anchor = neighbourhood(jax.random.fold_in(key, 0), x, **arrays).anchor  # the same for every sample
-        unravel = ravel_pytree(anchor)[1]
-        slope, stderr = (unravel(v.astype(design.dtype)) for v in (solution.coefficients, solution.stderr))
-        return LinearModel(slope, solution.intercept.astype(targets.dtype), anchor, stderr)
-
-    return fit
+    return model

@@ -7,29 +7,64 @@ Lakkaraju, 2022).
 
 import dataclasses
 from collections.abc import Callable
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxinterp import checks, tree
-from jaxinterp.typing import Array, Key, PyTree
+from jaxinterp.local._backgrounds import checked_background
+from jaxinterp.local._masks import Masks, masks
+from jaxinterp.typing import Array, Key, PyTree, ScalarFn
 
 
-@jax.tree_util.register_dataclass
+@jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Perturbation:
     """One sample of a neighbourhood.
+
+    It is a pytree of its arrays: on the way through `jax.vmap` or `jax.jit` the two functions are lost.
 
     Attributes:
       point: the perturbed input, like x.
       coordinates: what the local model sees of it, a pytree of floating-point arrays.
       anchor: the coordinates of x itself.
+      function: takes f and returns f as a function of the coordinates; `None` if these are the input itself.
+      locate: takes an input and returns its coordinates; `None` if these are the input itself.
+      weight: what the sample counts by itself, such as the share of a stratum.
     """
 
     point: PyTree
     coordinates: PyTree
     anchor: PyTree
+    function: Callable[[ScalarFn], ScalarFn] | None = None
+    locate: Callable[[PyTree], PyTree] | None = None
+    weight: Array = dataclasses.field(default_factory=lambda: jnp.ones((), jnp.float32))
+
+    def tree_flatten_with_keys(self) -> tuple:
+        """The arrays by name, and whether the coordinates are the input itself."""
+        names = ("point", "coordinates", "anchor", "weight")
+        children = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names]
+        return children, (self.function is None, self.locate is None)
+
+    @classmethod
+    def tree_unflatten(cls, are_inputs: tuple[bool, bool], children: tuple) -> "Perturbation":
+        """The perturbation without its functions."""
+        point, coordinates, anchor, weight = children
+        function, locate = (None if is_input else _lost for is_input in are_inputs)
+        return cls(point, coordinates, anchor, function, locate, weight)
+
+    def in_coordinates(self, f: ScalarFn) -> ScalarFn:
+        """F as a function of the coordinates."""
+        return f if self.function is None else self.function(f)
+
+    def coordinates_of(self, point: PyTree) -> PyTree:
+        """The coordinates of an input."""
+        return point if self.locate is None else self.locate(point)
+
+
+def _lost(argument: object) -> NoReturn:
+    raise ValueError("This perturbation went through a transformation of JAX, which takes its arrays alone.")
 
 
 Neighbourhood = Callable[..., Perturbation]
@@ -49,6 +84,22 @@ def gaussian(key: Key, x: PyTree, *, stddev: PyTree) -> Perturbation:
     """
     sigma = tree.broadcast_prefix("stddev", checks.non_negative("stddev", stddev), x)
     point = tree.add(x, tree.mul(sigma, tree.normal_like(key, x)))
+    return Perturbation(point, point, x)
+
+
+def box(key: Key, x: PyTree, *, radius: PyTree) -> Perturbation:
+    r"""Uniform in a box: :math:`x'_i = x_i + r_i u_i,\ u_i \sim U(-1, 1)`, coordinates x'.
+
+    Args:
+      key: random key.
+      x: the point.
+      radius: r >= 0 in the units of x; a scalar, or a pytree prefix of x whose leaves broadcast.
+
+    >>> bool(jnp.all(jnp.abs(box(jax.random.key(0), jnp.ones(4), radius=0.5).point - 1) <= 0.5))
+    True
+    """
+    reach = tree.broadcast_prefix("radius", checks.non_negative("radius", radius), x)
+    point = tree.add(x, tree.mul(reach, tree.uniform_like(key, x)))
     return Perturbation(point, point, x)
 
 
@@ -78,8 +129,34 @@ def along_segment(t: Array, x: PyTree, baseline: PyTree) -> PyTree:
     return jax.tree.map(leaf, x, baseline)
 
 
+def scaling(key: Key, x: PyTree, *, baseline: PyTree = 0.0, low: Array | float = 0.0) -> Perturbation:
+    r"""As `segment`, but with one coordinate per entry: :math:`x' = b + z \odot (x - b)`, z = α·1, α ~ U(low, 1).
+
+    Along the samples all coordinates are equal, so only the loss "gradient_matching" tells them apart: with it a linear
+    model has the slope of integrated gradients (low = 0) or of gradient × input (low → 1).
+
+    Args:
+      key: random key.
+      x: the point.
+      baseline: b, a pytree prefix of x.
+      low: the smallest α, from 0 to 1.
+
+    >>> scaling(jax.random.key(0), jnp.ones(3), low=1.0).coordinates.tolist()
+    [1.0, 1.0, 1.0]
+    """
+    along = 1 - (1 - jnp.asarray(low, jnp.float32)) * jax.random.uniform(key, (), jnp.float32)
+    removing = masks("scaling", x, baseline=baseline)
+    return masked_perturbation(removing, jax.tree.map(lambda a: jnp.full_like(a, along.astype(a.dtype)), x))
+
+
 def binary_mask(
-    key: Key, x: PyTree, *, baseline: PyTree = 0.0, groups: PyTree | None = None, num_groups: int | None = None
+    key: Key,
+    x: PyTree,
+    *,
+    baseline: PyTree = 0.0,
+    background: PyTree | None = None,
+    groups: PyTree | None = None,
+    num_groups: int | None = None,
 ) -> Perturbation:
     r"""Keeps each feature with probability 1/2: :math:`x' = z \odot x + (1 - z) \odot b`, coordinates z.
 
@@ -89,6 +166,7 @@ def binary_mask(
       key: random key.
       x: the point.
       baseline: b, what a removed feature is replaced by; a pytree prefix of x.
+      background: rows like x; in place of the value at one baseline, the mean over these is taken (interventional).
       groups: integer arrays in the structure and shapes of x that name the feature each entry belongs to; `None`
         makes every entry a feature of its own.
       num_groups: the number of features, static; needed with `groups`, whose entries must lie in 0..num_groups-1 (while
@@ -98,100 +176,45 @@ def binary_mask(
     >>> mask.coordinates.shape, bool(mask.point[0] == mask.point[1])
     ((2,), True)
     """
-    if groups is None:
-        keep = tree.bernoulli_like(key, x, 0.5)
-        spread = keep
-    else:
-        checked_groups("binary_mask", groups, num_groups, x)
-        dtype = tree.accumulator(jnp.result_type(*jax.tree.leaves(x)))
-        keep = tree.bernoulli_like(key, jnp.zeros((num_groups,), dtype), 0.5)
-        spread = spread_over(groups, keep, x)
-    return Perturbation(masked(spread, x, tree.broadcast_prefix("baseline", baseline, x)), keep, tree.ones_like(keep))
+    removing = masks("binary_mask", x, baseline=baseline, background=background, groups=groups, num_groups=num_groups)
+    return masked_perturbation(removing, tree.bernoulli_like(key, removing.all_kept, 0.5))
 
 
-def spread_over(groups: PyTree, values: Array, x: PyTree) -> PyTree:
-    """Returns to each entry of x the value of its group, [num_groups], in its dtype; NaN for a group outside."""
-
-    def leaf(group: Array, like: Array) -> Array:
-        group = jnp.asarray(group)
-        group = group.astype(jnp.int32) if group.dtype.itemsize < 4 else group  # wide enough for the number of groups
-        inside = (group >= 0) & (group < values.shape[0])
-        return jnp.where(inside, values[group], jnp.full_like(values, jnp.nan)[group]).astype(like.dtype)
-
-    return jax.tree.map(leaf, groups, x)
+def masked_perturbation(removing: Masks, mask: PyTree, weight: Array | None = None) -> Perturbation:
+    """The perturbation by one mask."""
+    found = Perturbation(removing.point(mask), mask, removing.all_kept, removing.function, removing.mask_of)
+    return found if weight is None else dataclasses.replace(found, weight=weight)
 
 
-def masked(keep: PyTree, x: PyTree, baseline: PyTree) -> PyTree:
-    """Returns x where `keep` is 1, the baseline where it is 0, and NaN where it is NaN."""
+def tangent_span(key: Key, x: PyTree, *, tangents: PyTree, stddev: Array | float) -> Perturbation:
+    r"""Gaussian noise in a subspace: :math:`x' = x + \sum_j z_j t_j,\ z_j \sim \mathcal N(0, \sigma^2)`, coordinates z.
 
-    def leaf(z: Array, a: Array, b: Array) -> Array:
-        return jnp.where(jnp.isnan(z), z.astype(a.dtype), jnp.where(z != 0, a, b))
-
-    return jax.tree.map(leaf, keep, x, baseline)
-
-
-def checked_groups(method: str, groups: PyTree, num_groups: int | None, x: PyTree) -> PyTree:
-    """Returns `groups` if they name a feature in 0..num_groups-1 for each entry of x; errors otherwise."""
-    if num_groups is None:
-        raise TypeError(
-            f"`{method}` got `groups` without `num_groups`, the number of features, fixed when the method is built."
-        )
-    checks.positive_integer("num_groups", num_groups)
-    checks.same_structure(method, "groups", groups, x)
-    for leaf in jax.tree.leaves(groups):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
-            raise TypeError(f"`groups` of `{method}` must be integers; got dtype {jnp.result_type(leaf)}.")
-        known = checks.concrete(leaf)
-        if known is not None and (known.min() < 0 or known.max() >= num_groups):
-            raise ValueError(
-                f"`groups` of `{method}` must lie in 0..{num_groups - 1} (num_groups={num_groups}); "
-                f"got values from {known.min()} to {known.max()}."
-            )
-    return groups
-
-
-def feature_groups(method: str, groups: PyTree | None, num_groups: int | None, x: PyTree) -> tuple[PyTree, int]:
-    """Returns the feature of each entry of x and their number: `groups` if given, otherwise each entry its own.
-
-    Raises:
-      TypeError: if only one of `groups` and `num_groups` is given, or groups are not integers.
-      ValueError: if the groups are not shaped like x, or one is not in 0..num_groups-1.
-
-    >>> feature_groups("example", None, None, {"u": jnp.zeros(2), "v": jnp.zeros(())})
-    ({'u': array([0, 1], dtype=int32), 'v': array(2, dtype=int32)}, 3)
-    """
-    if (groups is None) != (num_groups is None):
-        raise TypeError(
-            f"`{method}` needs `num_groups` when it is built and `groups` at the call, both or neither; "
-            f"got num_groups={num_groups} and groups {'missing' if groups is None else 'given'}."
-        )
-    if num_groups is not None:
-        return checked_groups(method, groups, num_groups, x), num_groups
-    leaves, structure = jax.tree.flatten(x)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    numbers = [np.arange(e - a.size, e, dtype=np.int32).reshape(a.shape) for e, a in zip(ends, leaves, strict=True)]
-    return jax.tree.unflatten(structure, numbers), int(ends[-1])
-
-
-def grid_groups(shape: tuple[int, ...], cells: tuple[int, ...]) -> np.ndarray:
-    """Returns `groups` for `binary_mask` that divide an array into a grid of nearly equal cells.
+    For directions that keep an input plausible, such as the derivatives of a generator or the first principal
+    components of its neighbours.
 
     Args:
-      shape: of the array.
-      cells: how many cells there are along each axis; 1 for an axis that is not divided, such as channels.
+      key: random key.
+      x: the point.
+      tangents: t, a pytree like x, each array with a leading axis of directions.
+      stddev: σ >= 0, in the units of the coordinates.
 
-    Returns:
-      int32 of that shape, with values 0 .. product of `cells` - 1.
-
-    Raises:
-      ValueError: if there are not between 1 and n cells along an axis of n entries, for each axis.
-
-    >>> grid_groups((4, 4), (2, 1)).tolist()
-    [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    >>> sample = tangent_span(jax.random.key(0), jnp.zeros(3), tangents=jnp.eye(3)[:1], stddev=1.0)
+    >>> sample.coordinates.shape, sample.point[1:].tolist()
+    ((1,), [0.0, 0.0])
     """
-    if len(cells) != len(shape) or any(not 1 <= c <= n for c, n in zip(cells, shape, strict=True)):
-        raise ValueError(
-            f"`cells` of `grid_groups` must be one number per axis of {shape}, from 1 to its length; got {cells}."
+    directions, count = checked_background("tangent_span", tangents, x, "tangents")
+    dtype = tree.accumulator(jnp.result_type(*jax.tree.leaves(x)))
+    sigma = jnp.asarray(checks.non_negative("stddev", stddev), dtype)
+
+    def point(z: Array) -> PyTree:
+        return jax.tree.map(lambda a, t: a + jnp.tensordot(z.astype(t.dtype), t, 1, precision="highest"), x, directions)
+
+    def locate(p: PyTree) -> Array:
+        rows, shift = (
+            jnp.concatenate([leaf.reshape(lead, -1).astype(dtype) for leaf in jax.tree.leaves(t)], 1)
+            for t, lead in ((directions, count), (tree.sub(p, x), 1))
         )
-    along = [np.arange(n) * c // n for n, c in zip(shape, cells, strict=True)]
-    return np.ravel_multi_index(np.meshgrid(*along, indexing="ij"), cells).astype(np.int32)
+        return jnp.linalg.lstsq(rows.T, shift[0])[0]
+
+    z = sigma * jax.random.normal(key, (count,), dtype)
+    return Perturbation(point(z), z, jnp.zeros_like(z), lambda f: lambda z: f(point(z)), locate)

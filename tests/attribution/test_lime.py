@@ -145,7 +145,7 @@ def test_a_ridge_replaces_samples():
 @pytest.mark.parametrize("num_samples", [5, 3])
 def test_too_few_masks_are_refused(num_samples):
     with pytest.raises(
-        ValueError, match=f"cannot determine 5 coefficients .* from num_samples={num_samples}: take more"
+        ValueError, match=f"`lime` cannot determine the 6 coefficients .* from {num_samples} samples: take more"
     ):
         lime(f, num_samples=num_samples)(jax.random.key(0), jnp.asarray(X, float))
 

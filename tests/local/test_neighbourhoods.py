@@ -168,7 +168,7 @@ def test_masks_of_groups_do_not_need_bfloat16():
 
 @pytest.mark.core
 def test_groups_need_their_number():
-    with pytest.raises(TypeError, match="`binary_mask` got `groups` without `num_groups`"):
+    with pytest.raises(TypeError, match="`binary_mask` needs `num_groups` when it is built and `groups` at the call"):
         local.binary_mask(jax.random.key(0), X, groups=GROUPS)
     with pytest.raises(ValueError, match="`num_groups` must be at least 1; got 0"):
         local.binary_mask(jax.random.key(0), X, groups=GROUPS, num_groups=0)

@@ -1,0 +1,225 @@
+"""Designs: neighbourhoods of finitely many perturbations, such as all masks, or masks chosen for Shapley values."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinterp import checks, tree
+from jaxinterp.local._backgrounds import background_row, checked_background
+from jaxinterp.local._masks import masks
+from jaxinterp.local._neighbourhoods import Perturbation, masked_perturbation
+from jaxinterp.typing import Array, Key, PyTree
+
+MOST_FEATURES = 20
+"""The most features of which all subsets are taken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """A neighbourhood that lists its perturbations.
+
+    Attributes:
+      draw: `(key, index, x, **arrays) -> Perturbation`; a design without chance ignores the key.
+      size: takes x and returns the number of perturbations.
+      fixed: takes x and returns how many of the first perturbations do not depend on the key.
+      cluster: how many of the others, one after the other, depend on each other.
+    """
+
+    draw: Callable[..., Perturbation]
+    size: Callable[[PyTree], int]
+    fixed: Callable[[PyTree], int]
+    cluster: int = 1
+
+
+def one_hot(*, num_groups: int | None = None) -> Design:
+    r"""The masks that remove one feature each: :math:`z = 1 - e_i` for all features i.
+
+    The keywords at the call are those of `binary_mask`. With it, the slope of a linear model with its intercept at the
+    anchor is the effect of removing the feature: occlusion.
+
+    >>> design = one_hot()
+    >>> design.draw(None, 1, jnp.ones(3)).coordinates.tolist(), design.size(jnp.ones(3))
+    ([1.0, 0.0, 1.0], 3)
+    """
+
+    def draw(key: Key, index: Array, x: PyTree, **arrays: PyTree) -> Perturbation:
+        del key
+        removing = masks("one_hot", x, num_groups=num_groups, **arrays)
+        keep = jnp.arange(removing.num_features, dtype=jnp.int32) != index
+        return masked_perturbation(removing, removing.shaped(keep))
+
+    size = functools.partial(_count, num_groups)
+    return Design(draw, size, size)
+
+
+def all_masks(*, num_groups: int | None = None) -> Design:
+    r"""All :math:`2^d` masks; bit i of the index says whether feature i is kept.
+
+    The keywords at the call are those of `binary_mask`.
+
+    Raises:
+      ValueError: at the call, if there are more than 20 features.
+
+    >>> design = all_masks()
+    >>> [design.draw(None, i, jnp.ones(2)).coordinates.tolist() for i in range(design.size(jnp.ones(2)))]
+    [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
+    """
+
+    def draw(key: Key, index: Array, x: PyTree, **arrays: PyTree) -> Perturbation:
+        del key
+        removing = masks("all_masks", x, num_groups=num_groups, **arrays)
+        keep = (jnp.asarray(index, jnp.int32) >> jnp.arange(removing.num_features, dtype=jnp.int32)) & 1
+        return masked_perturbation(removing, removing.shaped(keep))
+
+    def size(x: PyTree) -> int:
+        features = _count(num_groups, x)
+        if features > MOST_FEATURES:
+            raise ValueError(
+                f"All masks of {features} features are 2^{features}; at most {MOST_FEATURES} features can be taken. "
+                "Group the features, or sample masks (`local.coalitions`)."
+            )
+        return 2**features
+
+    return Design(draw, size, size)
+
+
+def coalitions(num_samples: int, *, num_groups: int | None = None) -> Design:
+    r"""The masks of KernelSHAP: :math:`z \ne 0, 1`, weighted by :math:`\pi(z) = (d-1)/(\binom dk k (d-k))`, k = |z|.
+
+    Sizes k and d - k are taken with all their masks, from the outside in, as long as their share of the samples is
+    enough for that. The others are sampled: sizes in proportion to their weight by systematic sampling, subsets
+    of a size uniformly, each mask together with its complement. If there are samples for all :math:`2^d - 2` masks,
+    nothing is sampled.
+
+    The weights sum to 1. The keywords at the call are those of `binary_mask`.
+
+    Args:
+      num_samples: the most masks.
+      num_groups: the number of features if `groups` are given at the call.
+
+    Source: Lundberg & Lee (2017), the `shap` package; pairs by Covert & Lee (2021).
+
+    >>> design = coalitions(6)
+    >>> design.size(jnp.ones(3)), design.fixed(jnp.ones(3))
+    (6, 6)
+    """
+    checks.positive_integer("num_samples", num_samples)
+
+    def plan(x: PyTree) -> "_Plan":
+        return _plan(_count(num_groups, x), num_samples)
+
+    def draw(key: Key, index: Array, x: PyTree, **arrays: PyTree) -> Perturbation:
+        removing = masks("coalitions", x, num_groups=num_groups, **arrays)
+        chosen = plan(x)
+        count = len(chosen.masks)
+        mask, weight = jnp.zeros((removing.num_features,), bool), jnp.zeros((), jnp.float32)
+        if count:
+            listed = jnp.minimum(index, count - 1)
+            mask, weight = jnp.asarray(chosen.masks)[listed], jnp.asarray(chosen.weights, jnp.float32)[listed]
+        if chosen.pairs:
+            sampled = _sampled(key, jnp.maximum(index - count, 0), chosen)
+            mask = jnp.where(index < count, mask, sampled)
+            weight = jnp.where(index < count, weight, chosen.weight)
+        return masked_perturbation(removing, removing.shaped(mask), weight)
+
+    return Design(draw, lambda x: plan(x).size, lambda x: len(plan(x).masks), cluster=2)
+
+
+def nearest(num_neighbours: int) -> Design:
+    """The nearest rows of a data set, in Euclidean distance: a neighbourhood on the data manifold.
+
+    The keyword at the call is `data`, rows like x; the coordinates are the inputs.
+
+    Raises:
+      ValueError: at the call, if there are fewer rows.
+
+    >>> design = nearest(2)
+    >>> design.draw(None, 0, jnp.zeros(1), data=jnp.array([[3.0], [1.0], [2.0]])).point.tolist()
+    [1.0]
+    """
+    checks.positive_integer("num_neighbours", num_neighbours)
+
+    def draw(key: Key, index: Array, x: PyTree, *, data: PyTree) -> Perturbation:
+        del key
+        rows, count = checked_background("nearest", data, x, "data")
+        if count < num_neighbours:
+            raise ValueError(f"`nearest` needs {num_neighbours} rows of `data`; got {count}.")
+        distance = jax.vmap(lambda row: tree.squared_norm(tree.sub(row, x)))(rows)
+        point = background_row(rows, jnp.argsort(distance)[index])
+        return Perturbation(point, point, x)
+
+    return Design(draw, lambda x: num_neighbours, lambda x: num_neighbours)
+
+
+def _count(num_groups: int | None, x: PyTree) -> int:
+    return tree.size(x) if num_groups is None else checks.positive_integer("num_groups", num_groups)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Plan:
+    """Masks that are listed, with their weights, and pairs of masks that are sampled, with the weight of each mask."""
+
+    masks: np.ndarray
+    weights: np.ndarray
+    pairs: int
+    sizes: np.ndarray
+    cumulative: np.ndarray
+    weight: float
+
+    @property
+    def size(self) -> int:
+        return len(self.masks) + 2 * self.pairs
+
+
+@functools.cache
+def _plan(features: int, num_samples: int) -> _Plan:
+    """Which sizes are listed and which are sampled."""
+    if features < 2:
+        return _Plan(np.zeros((0, features), bool), np.zeros(0), 0, np.zeros(0, int), np.zeros(0), 0.0)
+    sizes = np.arange(1, features // 2 + 1)
+    is_middle = 2 * sizes == features
+    share = np.where(is_middle, 1, 2) / (sizes * (features - sizes))
+    share = share / share.sum()
+    rows: list[np.ndarray] = []
+    weights: list[float] = []
+    left, first = num_samples, 0
+    while first < len(sizes):
+        subsets = math.comb(features, int(sizes[first])) * (1 if is_middle[first] else 2)
+        if left * share[first] / share[first:].sum() < subsets * (1 - 1e-8):
+            break
+        kept = _subsets(features, int(sizes[first]))
+        rows += [kept] if is_middle[first] else [kept, ~kept]
+        weights += [share[first] / subsets] * subsets
+        left, first = left - subsets, first + 1
+    pairs = left // 2 if first < len(sizes) else 0
+    listed = np.concatenate(rows) if rows else np.zeros((0, features), bool)
+    rest = share[first:]
+    weight = float(rest.sum() / (2 * pairs)) if pairs else 0.0
+    cumulative = np.cumsum(rest) / rest.sum() if pairs else np.zeros(0)
+    return _Plan(listed, np.asarray(weights), pairs, sizes[first:], cumulative, weight)
+
+
+def _subsets(features: int, size: int) -> np.ndarray:
+    """All masks that keep `size` features."""
+    chosen = np.array(list(itertools.combinations(range(features), size)))
+    kept = np.zeros((len(chosen), features), bool)
+    np.put_along_axis(kept, chosen, True, axis=1)
+    return kept
+
+
+def _sampled(key: Key, index: Array, plan: _Plan) -> Array:
+    """One mask of a pair."""
+    pair, is_complement = index // 2, index % 2 == 1
+    start = jax.random.uniform(jax.random.fold_in(key, 0), (), jnp.float32)
+    level = (pair.astype(jnp.float32) + start) / plan.pairs
+    place = jnp.searchsorted(jnp.asarray(plan.cumulative, jnp.float32), level, side="right")
+    size = jnp.asarray(plan.sizes, jnp.int32)[jnp.minimum(place, len(plan.sizes) - 1)]
+    scores = jax.random.uniform(jax.random.fold_in(key, 1 + pair), (plan.masks.shape[1],), jnp.float32)
+    mask = jnp.argsort(jnp.argsort(scores)) < size
+    return mask != is_complement
