@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -114,7 +115,7 @@ def _from_values(
 
 def _terms(d: int) -> list[int]:
     """The subsets of one and of two features, as bits."""
-    return [1 << i for i in range(d)] + [(1 << i) | (1 << j) for i, j in zip(*np.triu_indices(d, 1), strict=True)]
+    return [1 << i for i in range(d)] + [(1 << i) | (1 << j) for i, j in itertools.combinations(range(d), 2)]
 
 
 @functools.cache

@@ -181,6 +181,6 @@ def _require_enough(method: str, model: ModelClass, loss: Loss, count: int, coor
     needed = model.num_coefficients(loss, coordinates)
     if count < needed:
         raise ValueError(
-            f"`{method}` cannot determine the {needed} coefficients of {model} in {coordinates} coordinates from {count} "
-            "samples: take more samples, group the features, or set ridge > 0."
+            f"`{method}` cannot determine the {needed} coefficients of {model} in {coordinates} coordinates from "
+            f"{count} samples: take more samples, group the features, or set ridge > 0."
         )

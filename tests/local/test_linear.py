@@ -253,7 +253,7 @@ def test_too_few_samples_are_refused():
         fit = local.secant(f, 1, neighbourhood=local.gaussian, **options)
         assert np.all(np.isfinite(flat(jax.jit(fit)(jax.random.key(0), W, X, stddev=1.0).slope)))
     grouped = local.secant(f, 1, neighbourhood=NEIGHBOURHOODS["groups"][0], num_samples=2)
-    with pytest.raises(ValueError, match="cannot determine the 3 coefficients of .* from 2 samples"):
+    with pytest.raises(ValueError, match=r"cannot determine the 3 coefficients of .* from 2 samples"):
         grouped(jax.random.key(0), W, X, **NEIGHBOURHOODS["groups"][1])
 
 
