@@ -15,3 +15,5 @@ from jaxinterp.app._config import Measure as Measure
 from jaxinterp.app._config import Training as Training
 from jaxinterp.app._methods import METHODS as METHODS
 from jaxinterp.app._methods import Enrolled as Enrolled
+from jaxinterp.app._tree import SurrogateTree as SurrogateTree
+from jaxinterp.app._tree import surrogate_tree as surrogate_tree

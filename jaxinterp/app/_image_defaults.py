@@ -55,6 +55,42 @@ def ablation(method: Callable[..., Any], f: ScalarFn, **chunks: Any) -> Callable
     return attribute
 
 
+def kernel_shap(f: ScalarFn, **chunks: Any) -> Callable[..., PyTree]:
+    """Single entries, or the cells of a grid for a large image; at least four masks for each."""
+
+    def attribute(key: Key, x: PyTree, *args: PyTree, **arrays: PyTree) -> PyTree:
+        if not _is_large_image(x):
+            samples = max(1024, 4 * tree.size(x))
+            return attribution.kernel_shap(f, num_samples=samples, **chunks)(key, x, *args, **arrays)
+        groups, num_groups = _grid(x)
+        return attribution.kernel_shap(f, num_groups=num_groups, **chunks)(key, x, *args, groups=groups, **arrays)
+
+    return attribute
+
+
+def sampling_shapley(f: ScalarFn, **chunks: Any) -> Callable[..., PyTree]:
+    """Single entries, or the cells of a grid for a large image."""
+
+    def attribute(key: Key, x: PyTree, *args: PyTree, **arrays: PyTree) -> PyTree:
+        if not _is_large_image(x):
+            return attribution.sampling_shapley(f, **chunks)(key, x, *args, **arrays)
+        groups, num_groups = _grid(x)
+        method = attribution.sampling_shapley(f, num_groups=num_groups, **chunks)
+        return method(key, x, *args, groups=groups, **arrays)
+
+    return attribute
+
+
+def c_lime(f: ScalarFn, stddev: float, **chunks: Any) -> Callable[..., PyTree]:
+    """At least four noisy copies for each entry."""
+
+    def attribute(key: Key, x: PyTree, *args: PyTree) -> PyTree:
+        method = attribution.c_lime(f, num_samples=max(1000, 4 * tree.size(x)), **chunks)
+        return method(key, x, *args, stddev=stddev)
+
+    return attribute
+
+
 def rise(f: ScalarFn, **chunks: Any) -> Callable[..., PyTree]:
     """A grid of masks with cells of at least two pixels."""
 

@@ -12,3 +12,4 @@ from jaxinterp.data._embedded import digits as digits
 from jaxinterp.data._mnist import mnist as mnist
 from jaxinterp.data._npz import npz as npz
 from jaxinterp.data._sampling import batches as batches
+from jaxinterp.data._superpixels import superpixels as superpixels

@@ -15,6 +15,11 @@ from jaxinterp.local._designs import nearest as nearest
 from jaxinterp.local._designs import one_hot as one_hot
 from jaxinterp.local._fit import fit as fit
 from jaxinterp.local._fit import fit_region as fit_region
+from jaxinterp.local._guidance import Instance as Instance
+from jaxinterp.local._guidance import Recovery as Recovery
+from jaxinterp.local._guidance import Transfer as Transfer
+from jaxinterp.local._guidance import no_free_lunch as no_free_lunch
+from jaxinterp.local._guidance import recovery as recovery
 from jaxinterp.local._least_squares import LeastSquares as LeastSquares
 from jaxinterp.local._least_squares import weighted_least_squares as weighted_least_squares
 from jaxinterp.local._linear import secant as secant

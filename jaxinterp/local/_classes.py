@@ -78,13 +78,13 @@ class Linear:
 
     def needs_slopes(self, loss: Loss) -> bool:
         _require(self, loss, "squared_error", "gradient_matching")
-        is_plain = not self.complete and self.num_features is None and isinstance(self.ridge, float) and self.ridge == 0
+        is_plain = not self.complete and self.num_features is None and _is_zero(self.ridge)
         if loss == "gradient_matching" and not is_plain:
             raise ValueError('`complete`, `ridge` and `num_features` of `Linear` need the loss "squared_error".')
         return loss == "gradient_matching"
 
     def num_coefficients(self, loss: Loss, coordinates: int) -> int:
-        if loss == "gradient_matching" or not isinstance(self.ridge, float) or self.ridge > 0:
+        if loss == "gradient_matching" or not _is_zero(self.ridge):
             return 1
         return min(self.num_features or coordinates, coordinates) + (self.intercept == "free") - self.complete
 
@@ -218,11 +218,11 @@ class Quadratic:
     def num_coefficients(self, loss: Loss, coordinates: int) -> int:
         if loss == "gradient_matching":
             return 2 if self.hessian == "diagonal" else coordinates + 1
-        if not isinstance(self.ridge, float) or self.ridge > 0:
+        if not _is_zero(self.ridge):
             return 2
         if self.hessian == "diagonal":
             return 2 * coordinates + 1
-        rank = coordinates if self.hessian == "full" else int(self.hessian)
+        rank = coordinates if self.hessian == "full" else min(int(self.hessian), coordinates)
         return coordinates + rank * (rank + 1) // 2 + 1
 
     def fitted(self, samples: Samples, loss: Loss) -> LocalModel:
@@ -304,7 +304,7 @@ class Additive:
         return False
 
     def num_coefficients(self, loss: Loss, coordinates: int) -> int:
-        return 2 if not isinstance(self.ridge, float) or self.ridge > 0 else coordinates * (1 + self.num_knots) + 1
+        return coordinates * (1 + self.num_knots) + 1 if _is_zero(self.ridge) else 2
 
     def fitted(self, samples: Samples, loss: Loss) -> LocalModel:
         z, y, w = _wide(samples)
@@ -345,7 +345,7 @@ class Logistic:
         return False
 
     def num_coefficients(self, loss: Loss, coordinates: int) -> int:
-        return 2 if not isinstance(self.ridge, float) or self.ridge > 0 else coordinates + 1
+        return coordinates + 1 if _is_zero(self.ridge) else 2
 
     def fitted(self, samples: Samples, loss: Loss) -> LocalModel:
         z, y, w = _wide(samples)
@@ -369,6 +369,11 @@ def _require(model: ModelClass, loss: Loss, *losses: Loss) -> None:
         raise ValueError(
             f"`{type(model).__name__}` cannot be fitted by the loss {loss!r}; it takes {' or '.join(losses)}."
         )
+
+
+def _is_zero(ridge: Any) -> bool:
+    known = checks.concrete(ridge)
+    return known is not None and bool(known == 0)
 
 
 def _wide(samples: Samples) -> tuple[Array, Array, Array]:

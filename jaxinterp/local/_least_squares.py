@@ -101,7 +101,7 @@ def weighted_least_squares(
 
 
 def _norm(rows: Array) -> Array:
-    """The spectral norm of a tall matrix."""
+    """The spectral norm of a tall matrix, 0 of one without columns."""
     rows = jax.lax.stop_gradient(rows)
     gram = jnp.dot(rows.T, rows, precision="highest")
-    return jnp.sqrt(jnp.maximum(jnp.max(jnp.linalg.eigvalsh(gram)), jnp.zeros((), gram.dtype)))
+    return jnp.sqrt(jnp.max(jnp.linalg.eigvalsh(gram), initial=0.0))
