@@ -133,6 +133,7 @@ class Linear:
         mirror = (anchor / length).at[0].add(jnp.where(anchor[0] < 0, -1.0, 1.0).astype(anchor.dtype))
         basis = jnp.eye(len(anchor), dtype=z.dtype) - 2 * jnp.outer(mirror, mirror) / jnp.sum(mirror**2)
         basis = basis[:, 1:]  # the first column is parallel to the anchor
+        idle = jnp.where(anchor == 0, jnp.sqrt(jnp.sum(w)) / 2, jnp.zeros_like(anchor))
         solution = weighted_least_squares(
             jnp.dot(z, basis, precision="highest"),
             rise - _dot(z, one),
@@ -140,6 +141,7 @@ class Linear:
             self.ridge,
             intercept=False,
             basis=basis,
+            prior=idle[:, None] * basis,
             **_chance(samples),
         )
         return dataclasses.replace(solution, coefficients=one + solution.coefficients)
@@ -245,8 +247,7 @@ class Quadratic:
         slopes = samples.derivatives().astype(unit.dtype)
         share = (w / jnp.sum(w))[:, None]
         moment = jnp.dot((share * (slopes - jnp.sum(share * slopes, 0, keepdims=True))).T, unit, precision="highest")
-        values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(moment + moment.T))
-        return vectors[:, jnp.argsort(-jnp.abs(values))[: int(self.hessian)]]
+        return jnp.linalg.svd(jax.lax.stop_gradient(moment))[0][:, : int(self.hessian)]
 
     def _by_values(
         self, samples: Samples, unit: Array, inner: Array, directions: Array | None, y: Array, w: Array, scale: Array

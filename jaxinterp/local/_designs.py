@@ -19,6 +19,15 @@ from jaxinterp.typing import Array, Key, PyTree
 MOST_FEATURES = 20
 """The most features of which all subsets are taken."""
 
+FEW_SUBSETS = 8
+"""Where there are fewer subsets of a size than so many for each that is taken, none is taken twice."""
+
+FLOOR = 0.005
+"""The variance that interactions of more than three features add; see `_spread`."""
+
+MOST_COMPARED = 128
+"""The most features whose order is found by comparing all pairs."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Design:
@@ -97,7 +106,8 @@ def coalitions(num_samples: int, *, num_groups: int | None = None) -> Design:
     of a size uniformly, each mask together with its complement. If there are samples for all :math:`2^d - 2` masks,
     nothing is sampled.
 
-    The weights sum to 1. The keywords at the call are those of `binary_mask`.
+    The weights sum to 1. Features that removing does not change, x = b, have the coordinate 0 throughout. The keywords
+    at the call are those of `binary_mask`.
 
     Args:
       num_samples: the most masks.
@@ -118,15 +128,16 @@ def coalitions(num_samples: int, *, num_groups: int | None = None) -> Design:
         removing = masks("coalitions", x, num_groups=num_groups, **arrays)
         chosen = plan(x)
         count = len(chosen.masks)
-        mask, weight = jnp.zeros((removing.num_features,), bool), jnp.zeros((), jnp.float32)
+        mask, weight = jnp.zeros((removing.num_features,), bool), jnp.zeros((), float)
         if count:
             listed = jnp.minimum(index, count - 1)
-            mask, weight = jnp.asarray(chosen.masks)[listed], jnp.asarray(chosen.weights, jnp.float32)[listed]
+            mask, weight = jnp.asarray(chosen.masks)[listed], jnp.asarray(chosen.weights, float)[listed]
         if chosen.pairs:
-            sampled = _sampled(key, jnp.maximum(index - count, 0), chosen)
-            mask = jnp.where(index < count, mask, sampled)
-            weight = jnp.where(index < count, weight, chosen.weight)
-        return masked_perturbation(removing, removing.shaped(mask), weight)
+            sampled, share = _sampled(key, jnp.maximum(index - count, 0), chosen)
+            mask, weight = jnp.where(index < count, mask, sampled), jnp.where(index < count, weight, share)
+        active = removing.active()
+        shown = tree.mul(removing.shaped(mask), active)
+        return dataclasses.replace(masked_perturbation(removing, shown, weight), anchor=active)
 
     return Design(draw, lambda x: plan(x).size, lambda x: len(plan(x).masks), cluster=2)
 
@@ -163,14 +174,25 @@ def _count(num_groups: int | None, x: PyTree) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Plan:
-    """Masks that are listed, with their weights, and pairs of masks that are sampled, with the weight of each mask."""
+    """Masks that are listed, with their weights, and sizes of which pairs of masks are sampled.
+
+    Attributes:
+      masks: the listed masks.
+      weights: of the listed masks.
+      pairs: how many pairs are sampled.
+      sizes: of the smaller mask of a pair.
+      cumulative: the share of the pairs up to each size.
+      shares: what the masks of each size weigh together.
+      subsets: all masks of a size, for those sizes that have few.
+    """
 
     masks: np.ndarray
     weights: np.ndarray
-    pairs: int
-    sizes: np.ndarray
-    cumulative: np.ndarray
-    weight: float
+    pairs: int = 0
+    sizes: tuple[int, ...] = ()
+    cumulative: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
+    subsets: tuple[np.ndarray | None, ...] = ()
 
     @property
     def size(self) -> int:
@@ -181,13 +203,12 @@ class _Plan:
 def _plan(features: int, num_samples: int) -> _Plan:
     """Which sizes are listed and which are sampled."""
     if features < 2:
-        return _Plan(np.zeros((0, features), bool), np.zeros(0), 0, np.zeros(0, int), np.zeros(0), 0.0)
+        return _Plan(np.zeros((0, features), bool), np.zeros(0))
     sizes = np.arange(1, features // 2 + 1)
     is_middle = 2 * sizes == features
     share = np.where(is_middle, 1, 2) / (sizes * (features - sizes))
     share = share / share.sum()
-    rows: list[np.ndarray] = []
-    weights: list[float] = []
+    rows, weights = [np.zeros((0, features), bool)], list[float]()
     left, first = num_samples, 0
     while first < len(sizes):
         subsets = math.comb(features, int(sizes[first])) * (1 if is_middle[first] else 2)
@@ -197,12 +218,24 @@ def _plan(features: int, num_samples: int) -> _Plan:
         rows += [kept] if is_middle[first] else [kept, ~kept]
         weights += [share[first] / subsets] * subsets
         left, first = left - subsets, first + 1
+    listed = _Plan(np.concatenate(rows), np.asarray(weights))
     pairs = left // 2 if first < len(sizes) else 0
-    listed = np.concatenate(rows) if rows else np.zeros((0, features), bool)
-    rest = share[first:]
-    weight = float(rest.sum() / (2 * pairs)) if pairs else 0.0
-    cumulative = np.cumsum(rest) / rest.sum() if pairs else np.zeros(0)
-    return _Plan(listed, np.asarray(weights), pairs, sizes[first:], cumulative, weight)
+    if not pairs:
+        return listed
+    rest = sizes[first:].tolist()
+    wanted = share[first:] * np.array([_spread(features, k) for k in rest])
+    wanted = wanted / wanted.sum()
+    few = FEW_SUBSETS * pairs * wanted
+    return dataclasses.replace(
+        listed,
+        pairs=pairs,
+        sizes=tuple(rest),
+        cumulative=tuple(np.cumsum(wanted).tolist()),
+        shares=tuple(share[first:].tolist()),
+        subsets=tuple(
+            _subsets(features, k) if math.comb(features, k) < most else None for k, most in zip(rest, few, strict=True)
+        ),
+    )
 
 
 def _subsets(features: int, size: int) -> np.ndarray:
@@ -213,13 +246,53 @@ def _subsets(features: int, size: int) -> np.ndarray:
     return kept
 
 
-def _sampled(key: Key, index: Array, plan: _Plan) -> Array:
-    """One mask of a pair."""
+def _spread(features: int, size: int) -> float:
+    """How much values at masks of a size vary beside what pairs of masks and a linear model settle.
+
+    A pair, a mask and its complement, settles interactions of two features. Of three, with a of them kept, the
+    odd part is -1, 0, 0, 1; what is left of that by a linear function of a is its standard deviation here, with a
+    share of it for interactions of higher order.
+    """
+    kept = np.arange(4)
+    chance = np.array([math.comb(3, a) * math.comb(features - 3, size - a) if size >= a else 0 for a in kept], float)
+    chance = chance / chance.sum()
+    odd, centred = np.array([-1.0, 0, 0, 1]), kept - chance @ kept
+    variance = chance @ (odd - chance @ odd) ** 2 - (chance @ (centred * odd)) ** 2 / (chance @ centred**2)
+    return float(np.sqrt(variance + FLOOR))
+
+
+def _sampled(key: Key, index: Array, plan: _Plan) -> tuple[Array, Array]:
+    """One mask of a pair, and its weight.
+
+    Pair j has the size at the level (j + u)/pairs of their distribution. Of a size with few subsets they are drawn
+    without replacement: the n-th pair takes the n-th of the shuffled subsets. A size has its own weight, whatever the
+    number of its pairs.
+    """
     pair, is_complement = index // 2, index % 2 == 1
     start = jax.random.uniform(jax.random.fold_in(key, 0), (), jnp.float32)
-    level = (pair.astype(jnp.float32) + start) / plan.pairs
-    place = jnp.searchsorted(jnp.asarray(plan.cumulative, jnp.float32), level, side="right")
-    size = jnp.asarray(plan.sizes, jnp.int32)[jnp.minimum(place, len(plan.sizes) - 1)]
-    scores = jax.random.uniform(jax.random.fold_in(key, 1 + pair), (plan.masks.shape[1],), jnp.float32)
-    mask = jnp.argsort(jnp.argsort(scores)) < size
-    return mask != is_complement
+    cumulative = jnp.asarray(plan.cumulative, jnp.float32)
+    reached = jnp.ceil(plan.pairs * cumulative - start).astype(jnp.int32)  # the pairs up to each size
+    stratum = jnp.minimum(jnp.sum((pair >= reached).astype(jnp.int32)), len(plan.sizes) - 1)
+    before = jnp.where(stratum > 0, reached[stratum - 1], 0)
+    mask = _random_subset(
+        jax.random.fold_in(key, 1 + pair), plan.masks.shape[1], jnp.asarray(plan.sizes, jnp.int32)[stratum]
+    )
+    for number, subsets in enumerate(plan.subsets):
+        if subsets is not None:
+            shuffle = jax.random.fold_in(jax.random.fold_in(key, 1 + plan.pairs), number)
+            order = jax.random.permutation(shuffle, jnp.arange(len(subsets), dtype=jnp.int32))
+            chosen = jnp.asarray(subsets)[order[jnp.minimum(pair - before, len(subsets) - 1)]]
+            mask = jnp.where(stratum == number, chosen, mask)
+    number = jnp.maximum(reached[stratum] - before, 1).astype(float)
+    return mask != is_complement, jnp.asarray(plan.shares, float)[stratum] / (2 * number)
+
+
+def _random_subset(key: Key, features: int, size: Array) -> Array:
+    """A mask that keeps `size` features, all equally likely."""
+    scores = jax.random.uniform(key, (features,), jnp.float32)
+    if features > MOST_COMPARED:
+        return jnp.argsort(jnp.argsort(scores)) < size
+    place = jnp.arange(features, dtype=jnp.int32)
+    ties = (scores[:, None] == scores[None]) & (place[:, None] > place[None])
+    rank = jnp.sum(((scores[:, None] > scores[None]) | ties).astype(jnp.int32), 1)  # faster than to sort so few
+    return rank < size

@@ -1,6 +1,7 @@
 """Weighted linear least squares."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ def weighted_least_squares(
     *,
     intercept: bool = True,
     basis: Array | None = None,
+    prior: Array | None = None,
     fixed: int = 0,
     cluster: int = 1,
 ) -> LeastSquares:
@@ -56,6 +58,7 @@ def weighted_least_squares(
       ridge: λ >= 0; the intercept is not penalised. The derivative with respect to a traced λ is NaN at 0.
       intercept: whether there is one; otherwise a = 0.
       basis: if given, [coefficients, features]: the coefficients returned, and their errors, are `basis @ b`.
+      prior: if given, rows [any, features] that b is to be orthogonal to, beside the samples.
       fixed: how many of the first samples are not random: their residuals add nothing to the standard error.
       cluster: how many of the others, one after the other, depend on each other.
 
@@ -71,13 +74,13 @@ def weighted_least_squares(
     root = jnp.sqrt(weights)
     rows = root[:, None] * (design - middle[None])
     eps = float(jnp.finfo(design.dtype).eps)
-    lengths, uncentred = (jnp.linalg.norm(z, axis=0) for z in (rows, root[:, None] * design))
-    rows = jnp.where((lengths <= 4 * eps * uncentred)[None], jnp.zeros_like(rows), rows)  # constant up to rounding
+    spread, uncentred = (jnp.linalg.norm(z, axis=0) for z in (rows, root[:, None] * design))
+    rows = jnp.where((spread <= 4 * eps * uncentred)[None], jnp.zeros_like(rows), rows)  # constant up to rounding
     heights = root * (targets - height)
     damped = features if checks.concrete(ridge) is None or ridge else 0  # no rows of zeros
     damping = jnp.sqrt(jnp.asarray(ridge, design.dtype)) * jnp.eye(damped, features, dtype=design.dtype)
-    stacked = jnp.concatenate([rows, damping])
-    whole = jnp.linalg.pinv(stacked, rtol=4 * eps * samples**0.5)
+    stacked = jnp.concatenate([rows, damping] if prior is None else [rows, damping, prior])
+    whole, lengths = _pseudo_inverse(4 * eps * samples**0.5, stacked)
     determined = jnp.sum(whole * stacked.T, axis=1) > 0.99  # the diagonal of the projection on the rows
     pseudo_inverse = whole[:, :samples]
     slope = jnp.dot(pseudo_inverse, heights, precision="highest")
@@ -96,12 +99,31 @@ def weighted_least_squares(
         constant,
         slope,
         jnp.where(is_known, stderr, jnp.full_like(stderr, jnp.inf)),
-        jnp.where(jnp.all(determined), _norm(stacked) * _norm(whole.T), jnp.full_like(height, jnp.inf)),
+        jnp.where(jnp.all(determined), lengths[0] / lengths[-1], jnp.full_like(height, jnp.inf)),
     )
 
 
-def _norm(rows: Array) -> Array:
-    """The spectral norm of a tall matrix, 0 of one without columns."""
-    rows = jax.lax.stop_gradient(rows)
-    gram = jnp.dot(rows.T, rows, precision="highest")
-    return jnp.sqrt(jnp.max(jnp.linalg.eigvalsh(gram), initial=0.0))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _pseudo_inverse(rtol: float, rows: Array) -> tuple[Array, Array]:
+    """The pseudo-inverse of a matrix, and its singular values."""
+    if not rows.shape[1]:
+        return rows.T, jnp.ones((1,), rows.dtype)
+    left, lengths, right = jnp.linalg.svd(rows, full_matrices=False)
+    kept = lengths > rtol * lengths[0]
+    inverse = jnp.where(kept, 1 / jnp.where(kept, lengths, jnp.ones_like(lengths)), jnp.zeros_like(lengths))
+    return jnp.dot(right.T * inverse[None], left.T, precision="highest"), lengths
+
+
+@_pseudo_inverse.defjvp
+def _(rtol: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Golub & Pereyra (1973), at constant rank; the singular values count as constants."""
+    (a,), (da,) = primals, tangents
+    p, lengths = _pseudo_inverse(rtol, a)
+
+    def dot(*factors: Array) -> Array:
+        return functools.reduce(functools.partial(jnp.dot, precision="highest"), factors)
+
+    beside = dot(p, p.T, da.T - dot(da.T, a, p))
+    outside = dot(da.T, p.T, p)
+    dp = beside - dot(p, da, p) + outside - dot(p, dot(a, outside))
+    return (p, lengths), (dp, jnp.zeros_like(lengths))

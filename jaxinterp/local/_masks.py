@@ -46,6 +46,14 @@ class Masks:
         flat, unravel = ravel_pytree(self.all_kept)
         return unravel(mask.astype(flat.dtype))
 
+    def active(self) -> PyTree:
+        """The mask that keeps the features whose removal changes x at all; without them f is the same."""
+        rows = self.background if self.baseline is None else jax.tree.map(lambda b: b[None], self.baseline)
+        differs = jax.tree.map(lambda a, b: jnp.any(b != a[None], 0).astype(a.dtype), self.x, rows)
+        if self.groups is None:
+            return differs
+        return (self._per_group(differs) > 0).astype(self.all_kept.dtype)
+
     def spread(self, values: Array) -> PyTree:
         """One number for each feature, [features], as one for each entry of x, in its dtypes."""
         return self.spread_mask(self.shaped(values))

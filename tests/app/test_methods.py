@@ -155,7 +155,8 @@ def test_the_key_decides_and_nothing_else(method):
     again = [np.asarray(compiled(method.name)(keys(2), x)) for _ in range(2)]
     np.testing.assert_array_equal(*again)
     other = compiled(method.name)(jax.vmap(lambda k: jax.random.fold_in(k, 9))(keys(2)), x)
-    assert bool(jnp.any(other != again[0])) == method.stochastic
+    exhausts = method.name == "kernel_shap"  # which takes all masks of so few features
+    assert bool(jnp.any(other != again[0])) == (method.stochastic and not exhausts)
 
 
 @METHOD
