@@ -192,9 +192,9 @@ class SparseLinear:
 class Quadratic:
     r"""Quadratic models :math:`a + \langle b, \delta\rangle + \tfrac12\delta^\top H\delta`, δ = z - z₀, in closed form.
 
-    Gradient matching regresses ∇f on δ. A low rank r means :math:`H = V C V^\top` with the r leading eigenvectors V of
-    :math:`\sum_i w_i (\nabla f_i - \overline{\nabla f})\,\delta_i^\top`, symmetrised: for Gaussian noise, up to the
-    variance, the mean Hessian (Stein, 1981).
+    Gradient matching regresses ∇f on δ. A low rank r means :math:`H = V C V^\top` with the r leading left singular
+    vectors V of :math:`\sum_i w_i (\nabla f_i - \overline{\nabla f})\,\delta_i^\top`: for Gaussian noise, up to the
+    variance, the mean Hessian (Stein, 1981), and for a quadratic f of that rank the range of its Hessian.
 
     Attributes:
       hessian: "full", "diagonal", or a rank.

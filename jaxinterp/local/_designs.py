@@ -257,7 +257,9 @@ def _spread(features: int, size: int) -> float:
     chance = np.array([math.comb(3, a) * math.comb(features - 3, size - a) if size >= a else 0 for a in kept], float)
     chance = chance / chance.sum()
     odd, centred = np.array([-1.0, 0, 0, 1]), kept - chance @ kept
-    variance = chance @ (odd - chance @ odd) ** 2 - (chance @ (centred * odd)) ** 2 / (chance @ centred**2)
+    variance, width = chance @ (odd - chance @ odd) ** 2, chance @ centred**2
+    if width > 0:  # 0 for one of three features
+        variance -= (chance @ (centred * odd)) ** 2 / width
     return float(np.sqrt(variance + FLOOR))
 
 
@@ -272,17 +274,17 @@ def _sampled(key: Key, index: Array, plan: _Plan) -> tuple[Array, Array]:
     start = jax.random.uniform(jax.random.fold_in(key, 0), (), jnp.float32)
     cumulative = jnp.asarray(plan.cumulative, jnp.float32)
     reached = jnp.ceil(plan.pairs * cumulative - start).astype(jnp.int32)  # the pairs up to each size
-    stratum = jnp.minimum(jnp.sum((pair >= reached).astype(jnp.int32)), len(plan.sizes) - 1)
+    stratum = jnp.minimum(jnp.sum(pair >= reached, dtype=jnp.int32), len(plan.sizes) - 1)
     before = jnp.where(stratum > 0, reached[stratum - 1], 0)
     mask = _random_subset(
         jax.random.fold_in(key, 1 + pair), plan.masks.shape[1], jnp.asarray(plan.sizes, jnp.int32)[stratum]
     )
-    for number, subsets in enumerate(plan.subsets):
+    for place, subsets in enumerate(plan.subsets):
         if subsets is not None:
-            shuffle = jax.random.fold_in(jax.random.fold_in(key, 1 + plan.pairs), number)
+            shuffle = jax.random.fold_in(jax.random.fold_in(key, 1 + plan.pairs), place)
             order = jax.random.permutation(shuffle, jnp.arange(len(subsets), dtype=jnp.int32))
             chosen = jnp.asarray(subsets)[order[jnp.minimum(pair - before, len(subsets) - 1)]]
-            mask = jnp.where(stratum == number, chosen, mask)
+            mask = jnp.where(stratum == place, chosen, mask)
     number = jnp.maximum(reached[stratum] - before, 1).astype(float)
     return mask != is_complement, jnp.asarray(plan.shares, float)[stratum] / (2 * number)
 
@@ -291,8 +293,8 @@ def _random_subset(key: Key, features: int, size: Array) -> Array:
     """A mask that keeps `size` features, all equally likely."""
     scores = jax.random.uniform(key, (features,), jnp.float32)
     if features > MOST_COMPARED:
-        return jnp.argsort(jnp.argsort(scores)) < size
+        return jnp.argsort(jnp.argsort(scores)).astype(jnp.int32) < size
     place = jnp.arange(features, dtype=jnp.int32)
     ties = (scores[:, None] == scores[None]) & (place[:, None] > place[None])
-    rank = jnp.sum(((scores[:, None] > scores[None]) | ties).astype(jnp.int32), 1)  # faster than to sort so few
+    rank = jnp.sum((scores[:, None] > scores[None]) | ties, 1, dtype=jnp.int32)  # faster than to sort so few
     return rank < size

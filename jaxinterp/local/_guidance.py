@@ -136,7 +136,7 @@ class Transfer:
     @property
     def relative(self) -> Array:
         """The error in units of the variance of f there: 1 - R²."""
-        return self.error / self.variance[None]
+        return self.error / jnp.expand_dims(self.variance, -2)
 
 
 def no_free_lunch(

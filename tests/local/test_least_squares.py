@@ -216,3 +216,128 @@ def test_a_column_that_is_constant_up_to_rounding_gets_nothing():
     got = solved(np.ones((20, 3)), np.arange(20.0), np.ones(20))
     np.testing.assert_array_equal(got.coefficients, np.zeros(3))
     assert float(got.intercept) == pytest.approx(9.5, rel=1e-5)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+@pytest.mark.parametrize("ridge", [0.0, 2.0])
+def test_without_an_intercept(ridge):
+    design, targets, weights = problem(7)
+    got = local.weighted_least_squares(
+        *(jnp.asarray(a, float) for a in (design, targets, weights)), ridge, intercept=False
+    )
+    oracle = sklearn.linear_model.Ridge(ridge, fit_intercept=False, solver="svd")
+    tolerance = 1e-9 if X64 else 1e-3
+    np.testing.assert_allclose(got.coefficients, oracle.fit(design, targets, weights).coef_, tolerance, tolerance)
+    assert float(got.intercept) == 0
+    scaled = np.sqrt(weights)[:, None] * design
+    bread = np.linalg.inv(scaled.T @ scaled + ridge * np.eye(FEATURES))
+    influence = bread @ (scaled * (np.sqrt(weights) * (targets - oracle.predict(design)))[:, None]).T
+    expected = np.sqrt((influence**2).sum(1) * SAMPLES / (SAMPLES - FEATURES))
+    np.testing.assert_allclose(got.stderr, expected, rtol=1e-8 if X64 else 3e-3)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+@pytest.mark.parametrize("ridge", [0.0, 2.0])
+def test_the_condition_of_numpy(ridge):
+    design, targets, weights = problem(8)
+    root = np.sqrt(weights)[:, None]
+    rows = np.concatenate([root * (design - np.average(design, axis=0, weights=weights)), np.sqrt(ridge) * np.eye(3)])
+    assert float(solved(design, targets, weights, ridge).condition) == pytest.approx(np.linalg.cond(rows), rel=1e-4)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+@pytest.mark.parametrize("seed", range(5))
+def test_the_condition_of_dependent_columns_is_infinite(seed):
+    design, targets, weights = problem(seed, samples=30)
+    got = solved(np.column_stack([design, design @ [1.0, -1.0, 0.5]]), targets, weights)
+    assert np.isinf(float(got.condition))
+    assert np.all(np.isfinite(got.coefficients))
+    assert np.isinf(float(solved(design[:2], targets[:2], weights[:2]).condition))
+    assert np.isfinite(float(solved(design[:2], targets[:2], weights[:2], 0.1).condition))
+    nearly = np.column_stack([design, design[:, 0] + 0.01 * np.random.default_rng(seed).normal(size=30)])
+    assert 20 < float(solved(nearly, targets, weights).condition) < 2000
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+def test_a_basis_gives_other_coefficients_and_their_errors():
+    """For a square basis, those of the design in the other coordinates."""
+    design, targets, weights = problem(9)
+    basis = np.random.default_rng(9).normal(size=(FEATURES, FEATURES))
+    arrays = [jnp.asarray(a, float) for a in (design @ basis, targets, weights)]
+    got = local.weighted_least_squares(*arrays, basis=jnp.asarray(basis, float))
+    expected = solved(design, targets, weights)
+    tolerance = 1e-8 if X64 else 3e-3
+    np.testing.assert_allclose(got.coefficients, expected.coefficients, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(got.stderr, expected.stderr, rtol=tolerance)
+    np.testing.assert_allclose(got.intercept, expected.intercept, rtol=tolerance)
+    dependent = local.weighted_least_squares(arrays[0][:, :2], *arrays[1:], basis=jnp.ones((5, 2)))
+    assert dependent.coefficients.shape == dependent.stderr.shape == (5,)
+    assert len({round(float(b), 4) for b in dependent.coefficients}) == 1
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+def test_fixed_samples_and_clusters_in_the_standard_error():
+    """The influence of a sample, its column of the pseudo-inverse times its residual, in explicit sums."""
+    design, targets, weights = problem(10, samples=14)
+    arrays = [jnp.asarray(a, float) for a in (design, targets, weights)]
+    rows = np.column_stack([np.ones(14), design])
+    bread = np.linalg.inv(rows.T @ (weights[:, None] * rows))
+    residual = targets - rows @ (bread @ rows.T @ (weights * targets))
+    influence = (bread @ rows.T * (weights * residual))[1:]
+    tolerance = 1e-8 if X64 else 3e-3
+    for fixed, cluster in [(4, 1), (0, 2), (4, 2), (5, 3)]:
+        parts = influence[:, fixed:].reshape(3, -1, cluster).sum(2)
+        expected = np.sqrt((parts**2).sum(1) * 14 / 10)
+        got = local.weighted_least_squares(*arrays, fixed=fixed, cluster=cluster)
+        np.testing.assert_allclose(got.stderr, expected, rtol=tolerance)
+        np.testing.assert_allclose(got.coefficients, solved(design, targets, weights).coefficients, rtol=tolerance)
+    assert local.weighted_least_squares(*arrays, fixed=14).stderr.tolist() == [0, 0, 0]
+    few = [a[:4] for a in arrays]
+    assert local.weighted_least_squares(*few, fixed=4).stderr.tolist() == [0, 0, 0]
+
+
+def test_clusters_are_needed_where_samples_depend_on_each_other():
+    """2000 problems in which pairs of samples share their noise: clusters know its spread, single samples do not."""
+    rng = np.random.default_rng(11)
+    design = np.repeat(rng.normal(size=(50, 1)), 2, axis=0)
+    targets = jnp.asarray(design[:, 0] + np.repeat(rng.normal(size=(2000, 50)), 2, axis=1), float)
+    spreads = {}
+    for cluster in (1, 2):
+        fit = lambda y, cluster=cluster: local.weighted_least_squares(  # noqa: E731
+            jnp.asarray(design, float), y, jnp.ones(100), cluster=cluster
+        )
+        got = jax.jit(jax.vmap(fit))(targets)
+        spreads[cluster] = np.sqrt(np.mean(np.asarray(got.stderr, np.float64) ** 2))
+        spread = np.std(np.asarray(got.coefficients))
+    assert spreads[2] == pytest.approx(spread, rel=0.12)
+    assert spreads[1] < 0.8 * spread
+
+
+@pytest.mark.core
+def test_no_columns():
+    got = local.weighted_least_squares(jnp.zeros((3, 0)), jnp.array([1.0, 2.0, 6.0]), jnp.ones(3))
+    assert got.coefficients.shape == got.stderr.shape == (0,)
+    assert float(got.intercept) == pytest.approx(3)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+def test_a_prior_keeps_the_coefficients_orthogonal_to_its_rows():
+    """As a heavy sample without a target would; it does not count as a sample."""
+    design, targets, weights = problem(12, samples=30)
+    dependent = np.column_stack([design, design[:, 0]])
+    arrays = [jnp.asarray(a, float) for a in (dependent, targets, weights)]
+    got = local.weighted_least_squares(*arrays, prior=jnp.array([[1.0, 0.0, 0.0, -1.0]]))
+    expected = solved(design, targets, weights)
+    tolerance = 1e-8 if X64 else 1e-3
+    halves = np.asarray(expected.coefficients)[[0, 1, 2, 0]] * [0.5, 1, 1, 0.5]
+    np.testing.assert_allclose(got.coefficients, halves, rtol=tolerance, atol=tolerance)
+    assert np.isfinite(float(got.condition))
+    one_sided = local.weighted_least_squares(*arrays, prior=jnp.array([[0.0, 0.0, 0.0, 1.0]]))
+    np.testing.assert_allclose(one_sided.coefficients[:3], expected.coefficients, rtol=tolerance, atol=tolerance)
+    assert float(one_sided.coefficients[3]) == pytest.approx(0, abs=tolerance)

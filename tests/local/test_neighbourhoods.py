@@ -219,3 +219,125 @@ def test_groups_and_their_number_come_together():
             local.feature_groups("method", groups, num_groups, X)
     with pytest.raises(ValueError, match=r"`groups` of `method` must lie in 0..1"):
         local.feature_groups("method", GROUPS, 2, X)
+
+
+@pytest.mark.core
+def test_a_box_is_scaled_and_added():
+    radius = {"u": jnp.array([0.1, 0.0, 2.0]), "v": 0.5}
+    unit = local.box(jax.random.key(3), tree.zeros_like(X), radius=1.0)
+    sample = local.box(jax.random.key(3), X, radius=radius)
+    np.testing.assert_allclose(flat(sample.point), flat(X) + [0.1, 0, 2, 0.5, 0.5] * flat(unit.point), rtol=1e-5)
+    np.testing.assert_array_equal(flat(sample.coordinates), flat(sample.point))
+    np.testing.assert_array_equal(flat(sample.anchor), flat(X))
+    for radius in (-0.1, np.inf):
+        with pytest.raises(ValueError, match=r"`radius` must be finite and >= 0; got"):
+            local.box(jax.random.key(0), X, radius=radius)
+
+
+def test_a_box_is_uniform_and_independent():
+    """Kolmogorov-Smirnov per entry and correlations between entries; right code fails for one key in ten thousand."""
+    noise = (rows(drawn(local.box, 2000, radius=0.5).point) - flat(X)) / 0.5
+    assert min(scipy.stats.kstest(column, "uniform", (-1, 2)).pvalue for column in noise.T) > 1e-5
+    assert np.abs(np.corrcoef(noise.T) - np.eye(5)).max() < 5 / np.sqrt(2000)
+
+
+def test_scaling_is_uniform_from_low_to_one():
+    """All entries share one α, and the coordinates are α; right code fails for one key in a million."""
+    baseline = {"u": jnp.array([2.0, 2.0, 2.0]), "v": -1.0}
+    sample = drawn(local.scaling, 2000, baseline=baseline, low=0.4)
+    alpha = rows(sample.coordinates)
+    np.testing.assert_array_equal(alpha, np.repeat(alpha[:, :1], 5, axis=1))
+    assert scipy.stats.kstest(alpha[:, 0], "uniform", (0.4, 0.6)).pvalue > 1e-6
+    b = np.array([2.0, 2, 2, -1, -1])
+    np.testing.assert_allclose(rows(sample.point), b + alpha * (flat(X) - b), rtol=1e-5, atol=1e-6)
+    assert np.all(rows(sample.anchor) == 1)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+def test_scaling_has_the_slope_of_the_input_times_the_gradient():
+    sample = local.scaling(jax.random.key(6), jnp.array([1.0, 3.0]), baseline=jnp.array([2.0, -1.0]))
+    f = lambda x: x[0] * x[1] ** 2  # noqa: E731
+    slope = jax.grad(sample.in_coordinates(f))(sample.coordinates)
+    a, b = np.asarray(sample.point, np.float64)
+    np.testing.assert_allclose(slope, [-(b**2), 4 * 2 * a * b], rtol=1e-5)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+def test_a_span_moves_along_its_tangents():
+    rng = np.random.default_rng(0)
+    tangents = {"u": rng.normal(size=(2, 3)), "v": (rng.normal(size=(2, 2, 1)),)}
+    shaped = jax.tree.map(lambda a: jnp.asarray(a, float), tangents)
+    sample = local.tangent_span(jax.random.key(7), X, tangents=shaped, stddev=0.5)
+    z = np.asarray(sample.coordinates, np.float64)
+    matrix = np.concatenate([tangents["u"], tangents["v"][0][:, :, 0]], axis=1)
+    np.testing.assert_allclose(flat(sample.point), flat(X) + z @ matrix, rtol=1e-5)
+    assert sample.anchor.tolist() == [0, 0]
+    f = lambda x: jnp.sum(x["u"] ** 2) + jnp.prod(x["v"][0])  # noqa: E731
+    assert float(sample.in_coordinates(f)(sample.coordinates)) == pytest.approx(float(f(sample.point)), rel=1e-5)
+    assert float(sample.in_coordinates(f)(sample.anchor)) == pytest.approx(float(f(X)), rel=1e-5)
+    np.testing.assert_allclose(sample.coordinates_of(sample.point), z, rtol=1e-4, atol=1e-5)
+    elsewhere = jax.tree.map(lambda a: a + 1, X)
+    nearest = np.linalg.lstsq(matrix.T, np.ones(5))[0]
+    np.testing.assert_allclose(sample.coordinates_of(elsewhere), nearest, rtol=1e-4, atol=1e-5)
+
+
+def test_the_coordinates_of_a_span_are_normal():
+    tangents = jnp.eye(3)[:2]
+    z = rows(drawn(local.tangent_span, 2000, x=jnp.ones(3), tangents=tangents, stddev=0.5).coordinates) / 0.5
+    assert min(scipy.stats.kstest(column, "norm").pvalue for column in z.T) > 1e-5
+    assert abs(np.corrcoef(z.T)[0, 1]) < 5 / np.sqrt(2000)
+
+
+@pytest.mark.core
+def test_a_span_refuses():
+    with pytest.raises(ValueError, match="`tangents` of `tangent_span` must have the structure"):
+        local.tangent_span(jax.random.key(0), X, tangents=jnp.ones((2, 5)), stddev=1.0)
+    with pytest.raises(ValueError, match="`stddev` must be finite and >= 0"):
+        local.tangent_span(jax.random.key(0), jnp.ones(2), tangents=jnp.eye(2), stddev=-1.0)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+def test_a_function_of_coordinates_and_the_coordinates_of_a_point():
+    sample = local.gaussian(jax.random.key(8), X, stddev=0.3)
+    assert sample.in_coordinates(jnp.sum) is jnp.sum
+    assert sample.coordinates_of(X) is X
+    masked = local.binary_mask(jax.random.key(8), X, baseline=9.0, groups=GROUPS, num_groups=4)
+    total = lambda x: jnp.sum(x["u"]) - jnp.sum(x["v"][0])  # noqa: E731
+    value = masked.in_coordinates(total)(masked.coordinates)
+    assert float(value) == pytest.approx(float(total(masked.point)), rel=1e-5)
+    mask = jnp.array([0.25, 0.5, 1.0, 1.0])
+    half = np.array([0.25, 0.25, 1, 0.5, 1])
+    entries = half * flat(X) + (1 - half) * 9
+    assert float(masked.in_coordinates(total)(mask)) == pytest.approx(entries[:3].sum() - entries[3:].sum(), rel=1e-5)
+    point = {"u": jnp.asarray(entries[:3], float), "v": (jnp.asarray(entries[3:, None], float),)}
+    np.testing.assert_allclose(masked.coordinates_of(point), mask, rtol=1e-4)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+def test_a_background_of_masks_is_averaged():
+    data = jnp.array([[1.0, -2.0], [3.0, 0.5], [0.0, 1.0]])
+    x = jnp.array([2.0, 5.0])
+    f = lambda x: x[0] * x[1] ** 2  # noqa: E731
+    for seed in range(4):
+        sample = local.binary_mask(jax.random.key(seed), x, background=data)
+        kept = np.asarray(sample.coordinates) == 1
+        mixed = np.where(kept, x, data)
+        value = sample.in_coordinates(f)(sample.coordinates)
+        assert float(value) == pytest.approx(np.mean(mixed[:, 0] * mixed[:, 1] ** 2), rel=1e-5)
+        np.testing.assert_allclose(sample.point, mixed.mean(0), rtol=1e-5)
+
+
+@pytest.mark.core
+def test_after_a_transformation_only_the_arrays_are_left():
+    masked = drawn(local.binary_mask, 3)
+    for lost in (masked.in_coordinates, masked.coordinates_of):
+        with pytest.raises(ValueError, match="went through a transformation of JAX, which takes its arrays alone"):
+            lost(X)
+    plain = drawn(local.gaussian, 3, stddev=1.0)
+    assert plain.function is None
+    assert plain.locate is None
+    assert plain.weight.shape == (3,)

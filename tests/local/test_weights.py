@@ -1,12 +1,16 @@
 """Weights of samples against their formulas and the weights of captum."""
 
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinterp import local
+from jaxinterp import local, tree
 
+X64 = jax.config.jax_enable_x64
 X = {"u": jnp.array([1.0, -2.0]), "v": jnp.asarray(3.0)}
 SAMPLE = local.Perturbation(
     point={"u": jnp.array([1.0, 0.0]), "v": jnp.asarray(-1.0)},  # distance √(0 + 4 + 16) from X
@@ -85,3 +89,53 @@ def test_the_weights_of_captum(golden):
 
     got = jax.jit(jax.vmap(jax.vmap(of_mask, (None, 0))))(x, masks)
     np.testing.assert_allclose(got, arrays["lime_weights_euclid_kw1"], rtol=1e-5)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+@pytest.mark.parametrize(("convention", "factor"), [("lime", 2), ("lfa", 1)])
+def test_the_two_conventions_of_the_width(convention, factor):
+    weight = local.exponential_weight(1.5, convention=convention)
+    assert float(weight(SAMPLE, X)) == pytest.approx(np.exp(-2 / (factor * 1.5**2)), rel=1e-5)
+    same = local.exponential_weight(1.5 * np.sqrt(factor / 2))
+    assert float(weight(SAMPLE, X)) == pytest.approx(float(same(SAMPLE, X)), rel=1e-5)
+
+
+@pytest.mark.core
+def test_other_conventions_are_refused():
+    with pytest.raises(ValueError, match="`convention` must be one of 'lime', 'lfa'; got 'captum'"):
+        local.exponential_weight(1.0, convention="captum")
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+@pytest.mark.parametrize("d", [2, 3, 6])
+def test_the_shapley_kernel(d):
+    masks = np.array(list(itertools.product([0.0, 1.0], repeat=d)))
+    expected = [
+        0 if k in (0, d) else (d - 1) / (math.comb(d, k) * k * (d - k)) for k in masks.sum(1).astype(int).tolist()
+    ]
+    x = jnp.ones(d)
+    got = jax.jit(jax.vmap(lambda mask: local.shapley_weight(local.Perturbation(x, mask, x), x)))
+    np.testing.assert_allclose(got(jnp.asarray(masks, float)), expected, rtol=1e-5)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+def test_the_shapley_kernel_of_many_features_and_of_trees():
+    mask = {"u": jnp.ones(100).at[:30].set(0), "v": jnp.zeros(50)}
+    sample = local.Perturbation(mask, mask, tree.ones_like(mask))
+    exact = 149 / (70 * 80) / math.comb(150, 70)
+    assert float(local.shapley_weight(sample, mask)) == pytest.approx(exact if X64 else 0, rel=1e-6, abs=1e-37)
+    one = {"u": jnp.zeros(100).at[7].set(1), "v": jnp.zeros(50)}
+    sample = local.Perturbation(one, one, tree.ones_like(one))
+    assert float(local.shapley_weight(sample, one)) == pytest.approx(1 / 150, rel=1e-4)
+
+
+@pytest.mark.core
+def test_one_feature_has_no_shapley_kernel():
+    x = jnp.ones(1)
+    for mask in (x, jnp.zeros(1)):
+        assert float(local.shapley_weight(local.Perturbation(x, mask, x), x)) == 0
+    half = x.astype(jnp.bfloat16)
+    assert local.shapley_weight(local.Perturbation(half, half, half), half).dtype == jnp.float32
