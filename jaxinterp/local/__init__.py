@@ -2,12 +2,12 @@
 
 from jaxinterp.local._backgrounds import background_row as background_row
 from jaxinterp.local._backgrounds import checked_background as checked_background
-from jaxinterp.local._classes import Additive as Additive
 from jaxinterp.local._classes import Linear as Linear
 from jaxinterp.local._classes import Logistic as Logistic
 from jaxinterp.local._classes import ModelClass as ModelClass
-from jaxinterp.local._classes import Quadratic as Quadratic
 from jaxinterp.local._classes import SparseLinear as SparseLinear
+from jaxinterp.local._curved import Additive as Additive
+from jaxinterp.local._curved import Quadratic as Quadratic
 from jaxinterp.local._designs import Design as Design
 from jaxinterp.local._designs import all_masks as all_masks
 from jaxinterp.local._designs import coalitions as coalitions

@@ -1,19 +1,19 @@
-"""Classes of models: each finds its member that is nearest to the samples."""
+"""Classes of linear models: each finds its member that is nearest to the samples."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxinterp import checks, tree
+from jaxinterp import checks
+from jaxinterp.local._evidence import chance, dot, evidence, is_zero, linear_part, moments, require, weighted_mean, wide
 from jaxinterp.local._lasso import lasso, least_angle
 from jaxinterp.local._least_squares import LeastSquares, weighted_least_squares
 from jaxinterp.local._logistic import logistic_regression
 from jaxinterp.local._samples import Loss, Samples
-from jaxinterp.local._surrogates import AdditiveModel, LinearModel, LocalModel, LogisticModel, QuadraticModel
+from jaxinterp.local._surrogates import LinearModel, LocalModel, LogisticModel
 from jaxinterp.typing import Array
 
 Intercept = Literal["free", "anchored", "zero"]
@@ -77,48 +77,48 @@ class Linear:
         return self.intercept == "anchored"
 
     def needs_slopes(self, loss: Loss) -> bool:
-        _require(self, loss, "squared_error", "gradient_matching")
-        is_plain = not self.complete and self.num_features is None and _is_zero(self.ridge)
+        require(self, loss, "squared_error", "gradient_matching")
+        is_plain = not self.complete and self.num_features is None and is_zero(self.ridge)
         if loss == "gradient_matching" and not is_plain:
             raise ValueError('`complete`, `ridge` and `num_features` of `Linear` need the loss "squared_error".')
         return loss == "gradient_matching"
 
     def num_coefficients(self, loss: Loss, coordinates: int) -> int:
-        if loss == "gradient_matching" or not _is_zero(self.ridge):
+        if loss == "gradient_matching" or not is_zero(self.ridge):
             return 1
         return min(self.num_features or coordinates, coordinates) + (self.intercept == "free") - self.complete
 
     def fitted(self, samples: Samples, loss: Loss) -> LocalModel:
-        z, y, w = _wide(samples)
+        z, y, w = wide(samples)
         anchor = ravel_pytree(samples.anchor)[0].astype(z.dtype)
         if loss == "gradient_matching":
-            slope, stderr = _mean(samples.derivatives(), w, samples)
-            free = jnp.sum(w * (y - _dot(z, slope))) / jnp.sum(w)
+            slope, stderr = weighted_mean(samples.derivatives(), w, samples)
+            free = jnp.sum(w * (y - dot(z, slope))) / jnp.sum(w)
             solution = LeastSquares(free, slope, stderr, jnp.ones_like(free))
         elif self.complete:
             solution = self._complete(samples, z, y, w, anchor)
         elif self.num_features is not None:
             solution = self._selected(samples, z, y, w)
         elif self.intercept == "zero":
-            solution = weighted_least_squares(z + anchor[None], y, w, self.ridge, intercept=False, **_chance(samples))
+            solution = weighted_least_squares(z + anchor[None], y, w, self.ridge, intercept=False, **chance(samples))
         elif self.intercept == "anchored":
             rise = y - samples.ends()[0].astype(y.dtype)
-            solution = weighted_least_squares(z, rise, w, self.ridge, intercept=False, **_chance(samples))
+            solution = weighted_least_squares(z, rise, w, self.ridge, intercept=False, **chance(samples))
         else:
-            solution = weighted_least_squares(z, y, w, self.ridge, **_chance(samples))
+            solution = weighted_least_squares(z, y, w, self.ridge, **chance(samples))
         a, b = solution.intercept, solution.coefficients
         if self.intercept == "anchored":
             a = samples.ends()[0].astype(y.dtype)
         elif self.intercept == "zero":
-            a = _dot(anchor, b)
-        surrogate = LinearModel(**_common(samples, a, b, solution.stderr))
-        return _evidence(samples, surrogate, a + _dot(z, b), solution.condition)
+            a = dot(anchor, b)
+        surrogate = LinearModel(**linear_part(samples, a, b, solution.stderr))
+        return evidence(samples, surrogate, a + dot(z, b), solution.condition)
 
     def _selected(self, samples: Samples, z: Array, y: Array, w: Array) -> LeastSquares:
         """Least squares in the selected features; the others have the coefficient and the error 0."""
         count = min(self.num_features or z.shape[1], z.shape[1])
-        chosen = jnp.argsort(-least_angle(*_moments(z, y, w), count))[:count]
-        solution = weighted_least_squares(z[:, chosen], y, w, self.ridge, **_chance(samples))
+        chosen = jnp.argsort(-least_angle(*moments(z, y, w), count))[:count]
+        solution = weighted_least_squares(z[:, chosen], y, w, self.ridge, **chance(samples))
         slope, stderr = (
             jnp.zeros(z.shape[1:], z.dtype).at[chosen].set(v) for v in (solution.coefficients, solution.stderr)
         )
@@ -136,13 +136,13 @@ class Linear:
         idle = jnp.where(anchor == 0, jnp.sqrt(jnp.sum(w)) / 2, jnp.zeros_like(anchor))
         solution = weighted_least_squares(
             jnp.dot(z, basis, precision="highest"),
-            rise - _dot(z, one),
+            rise - dot(z, one),
             w,
             self.ridge,
             intercept=False,
             basis=basis,
             prior=idle[:, None] * basis,
-            **_chance(samples),
+            **chance(samples),
         )
         return dataclasses.replace(solution, coefficients=one + solution.coefficients)
 
@@ -170,155 +170,22 @@ class SparseLinear:
         checks.positive_integer("max_sweeps", self.max_sweeps)
 
     def needs_slopes(self, loss: Loss) -> bool:
-        _require(self, loss, "squared_error")
+        require(self, loss, "squared_error")
         return False
 
     def num_coefficients(self, loss: Loss, coordinates: int) -> int:
         return 2
 
     def fitted(self, samples: Samples, loss: Loss) -> LocalModel:
-        z, y, w = _wide(samples)
+        z, y, w = wide(samples)
         tolerance = 10 * float(jnp.finfo(z.dtype).eps) if self.tolerance is None else self.tolerance
-        gram, cross = _moments(z, y, w)
+        gram, cross = moments(z, y, w)
         b, residual, count = lasso(gram, cross, self.penalty, tolerance=tolerance, max_sweeps=self.max_sweeps)
-        a = jnp.sum(w * (y - _dot(z, b))) / jnp.sum(w)
+        a = jnp.sum(w * (y - dot(z, b))) / jnp.sum(w)
         values = jnp.linalg.eigvalsh(gram)
         condition = jnp.sqrt(values[-1] / jnp.maximum(values[0], 0))
-        surrogate = LinearModel(**_common(samples, a, b, jnp.full_like(b, jnp.nan)))
-        return _evidence(samples, surrogate, a + _dot(z, b), condition, residual, count)
-
-
-@dataclasses.dataclass(frozen=True)
-class Quadratic:
-    r"""Quadratic models :math:`a + \langle b, \delta\rangle + \tfrac12\delta^\top H\delta`, δ = z - z₀, in closed form.
-
-    Gradient matching regresses ∇f on δ. A low rank r means :math:`H = V C V^\top` with the r leading left singular
-    vectors V of :math:`\sum_i w_i (\nabla f_i - \overline{\nabla f})\,\delta_i^\top`: for Gaussian noise, up to the
-    variance, the mean Hessian (Stein, 1981), and for a quadratic f of that rank the range of its Hessian.
-
-    Attributes:
-      hessian: "full", "diagonal", or a rank.
-      ridge: λ >= 0 on all coefficients but the intercept, in units of the root mean square of δ.
-    """
-
-    hessian: Literal["full", "diagonal"] | int = "full"
-    ridge: float = 0.0
-
-    needs_ends: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.hessian, str):
-            checks.one_of("hessian", self.hessian, ("full", "diagonal"))
-        else:
-            checks.positive_integer("hessian", self.hessian)
-        checks.non_negative("ridge", self.ridge)
-
-    def needs_slopes(self, loss: Loss) -> bool:
-        _require(self, loss, "squared_error", "gradient_matching")
-        return loss == "gradient_matching" or not isinstance(self.hessian, str)
-
-    def num_coefficients(self, loss: Loss, coordinates: int) -> int:
-        if loss == "gradient_matching":
-            return 2 if self.hessian == "diagonal" else coordinates + 1
-        if not _is_zero(self.ridge):
-            return 2
-        if self.hessian == "diagonal":
-            return 2 * coordinates + 1
-        rank = coordinates if self.hessian == "full" else min(int(self.hessian), coordinates)
-        return coordinates + rank * (rank + 1) // 2 + 1
-
-    def fitted(self, samples: Samples, loss: Loss) -> LocalModel:
-        z, y, w = _wide(samples)
-        scale = jnp.sqrt(jnp.sum(w[:, None] * z**2) / (jnp.sum(w) * z.shape[1]))
-        scale = jnp.where(scale == 0, jnp.ones_like(scale), scale)
-        unit = z / scale
-        directions = None if isinstance(self.hessian, str) else self._directions(unit, samples, w)
-        inner = unit if directions is None else jnp.dot(unit, directions, precision="highest")
-        solve = self._by_slopes if loss == "gradient_matching" else self._by_values
-        a, b, c, stderr, condition = solve(samples, unit, inner, directions, y, w, scale)
-        bend = _dot(inner**2, c) if c.ndim == 1 else jnp.sum(jnp.dot(inner, c, precision="highest") * inner, 1)
-        predicted = a + _dot(unit, b) + bend / 2
-        common = _common(samples, a, b / scale, stderr / scale)
-        return _evidence(
-            samples, QuadraticModel(**common, curvature=c / scale**2, directions=directions), predicted, condition
-        )
-
-    def _directions(self, unit: Array, samples: Samples, w: Array) -> Array:
-        slopes = samples.derivatives().astype(unit.dtype)
-        share = (w / jnp.sum(w))[:, None]
-        moment = jnp.dot((share * (slopes - jnp.sum(share * slopes, 0, keepdims=True))).T, unit, precision="highest")
-        return jnp.linalg.svd(jax.lax.stop_gradient(moment))[0][:, : int(self.hessian)]
-
-    def _by_values(
-        self, samples: Samples, unit: Array, inner: Array, directions: Array | None, y: Array, w: Array, scale: Array
-    ) -> tuple[Array, ...]:
-        del directions, scale
-        p, k = unit.shape[1], inner.shape[1]
-        first, second = (np.arange(k),) * 2 if self.hessian == "diagonal" else np.triu_indices(k)
-        products = inner[:, first] * inner[:, second] * jnp.where(first == second, 0.5, 1.0).astype(y.dtype)[None]
-        solution = weighted_least_squares(jnp.concatenate([unit, products], 1), y, w, self.ridge, **_chance(samples))
-        c = solution.coefficients[p:]
-        if self.hessian != "diagonal":
-            c = jnp.zeros((k, k), c.dtype).at[first, second].set(c).at[second, first].set(c)
-        return solution.intercept, solution.coefficients[:p], c, solution.stderr[:p], solution.condition
-
-    def _by_slopes(
-        self, samples: Samples, unit: Array, inner: Array, directions: Array | None, y: Array, w: Array, scale: Array
-    ) -> tuple[Array, ...]:
-        slopes = samples.derivatives().astype(unit.dtype) * scale
-        seen = slopes if directions is None else jnp.dot(slopes, directions, precision="highest")
-        if self.hessian == "diagonal":
-            fits = jax.vmap(lambda s, u: weighted_least_squares(u[:, None], s, w, self.ridge), (1, 1))(seen, inner)
-            c = fits.coefficients[:, 0]
-            bend = inner * c[None]
-        else:
-            fits = jax.vmap(lambda s: weighted_least_squares(inner, s, w, self.ridge), 1)(seen)
-            c = (fits.coefficients + fits.coefficients.T) / 2
-            bend = jnp.dot(inner, c, precision="highest")
-        rest = slopes - (bend if directions is None else jnp.dot(bend, directions.T, precision="highest"))
-        b, stderr = _mean(rest, w, samples)
-        curved = jnp.sum(bend * inner, 1) / 2
-        a = jnp.sum(w * (y - _dot(unit, b) - curved)) / jnp.sum(w)
-        return a, b, c, stderr, jnp.max(fits.condition)
-
-
-@dataclasses.dataclass(frozen=True)
-class Additive:
-    r"""Additive models :math:`a + \sum_j s_j(z_j)` with piecewise linear :math:`s_j`, in closed form.
-
-    Attributes:
-      num_knots: how many times each s may bend; the knots are at equally spaced quantiles of the samples.
-      ridge: λ >= 0 in the units of the weights; the intercept is not penalised.
-    """
-
-    num_knots: int = 4
-    ridge: float = 0.0
-
-    needs_ends: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        checks.positive_integer("num_knots", self.num_knots)
-        checks.non_negative("ridge", self.ridge)
-
-    def needs_slopes(self, loss: Loss) -> bool:
-        _require(self, loss, "squared_error")
-        return False
-
-    def num_coefficients(self, loss: Loss, coordinates: int) -> int:
-        return coordinates * (1 + self.num_knots) + 1 if _is_zero(self.ridge) else 2
-
-    def fitted(self, samples: Samples, loss: Loss) -> LocalModel:
-        z, y, w = _wide(samples)
-        levels = jnp.arange(1, self.num_knots + 1, dtype=z.dtype) / (self.num_knots + 1)
-        knots = jax.lax.stop_gradient(jnp.quantile(z, levels, axis=0)).T
-        bent = jax.nn.relu(z[:, :, None] - knots[None]) - jax.nn.relu(-knots)[None]
-        design = jnp.concatenate([z, bent.reshape(len(z), -1)], 1)
-        solution = weighted_least_squares(design, y, w, self.ridge, **_chance(samples))
-        p = z.shape[1]
-        common = _common(samples, solution.intercept, solution.coefficients[:p], solution.stderr[:p])
-        surrogate = AdditiveModel(**common, knots=knots, bends=solution.coefficients[p:].reshape(p, self.num_knots))
-        predicted = solution.intercept + _dot(design, solution.coefficients)
-        return _evidence(samples, surrogate, predicted, solution.condition)
+        surrogate = LinearModel(**linear_part(samples, a, b, jnp.full_like(b, jnp.nan)))
+        return evidence(samples, surrogate, a + dot(z, b), condition, residual, count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,14 +209,14 @@ class Logistic:
         checks.positive_integer("max_steps", self.max_steps)
 
     def needs_slopes(self, loss: Loss) -> bool:
-        _require(self, loss, "cross_entropy")
+        require(self, loss, "cross_entropy")
         return False
 
     def num_coefficients(self, loss: Loss, coordinates: int) -> int:
-        return coordinates + 1 if _is_zero(self.ridge) else 2
+        return coordinates + 1 if is_zero(self.ridge) else 2
 
     def fitted(self, samples: Samples, loss: Loss) -> LocalModel:
-        z, y, w = _wide(samples)
+        z, y, w = wide(samples)
         known = checks.concrete(y)
         if known is not None and (known.min() < 0 or known.max() > 1):
             raise ValueError(
@@ -360,84 +227,5 @@ class Logistic:
         b, covariance, condition, residual, count = logistic_regression(
             z, y, w, self.ridge, tolerance=tolerance, max_steps=self.max_steps
         )
-        surrogate = LogisticModel(**_common(samples, b[0], b[1:], jnp.sqrt(jnp.diag(covariance)[1:])))
-        return _evidence(samples, surrogate, jax.nn.sigmoid(b[0] + _dot(z, b[1:])), condition, residual, count)
-
-
-def _require(model: ModelClass, loss: Loss, *losses: Loss) -> None:
-    checks.one_of("loss", loss, ("squared_error", "gradient_matching", "cross_entropy"))
-    if loss not in losses:
-        raise ValueError(
-            f"`{type(model).__name__}` cannot be fitted by the loss {loss!r}; it takes {' or '.join(losses)}."
-        )
-
-
-def _is_zero(ridge: Any) -> bool:
-    known = checks.concrete(ridge)
-    return known is not None and bool(known == 0)
-
-
-def _wide(samples: Samples) -> tuple[Array, Array, Array]:
-    """Offsets, values and weights in one dtype of at least float32."""
-    dtype = tree.accumulator(jnp.result_type(samples.offsets, samples.values))
-    return samples.offsets.astype(dtype), samples.values.astype(dtype), samples.weights.astype(dtype)
-
-
-def _dot(rows: Array, vector: Array) -> Array:
-    return jnp.dot(rows, vector, precision="highest")
-
-
-def _chance(samples: Samples) -> dict[str, Any]:
-    return {"fixed": samples.fixed, "cluster": samples.cluster}
-
-
-def _moments(z: Array, y: Array, w: Array) -> tuple[Array, Array]:
-    """The weighted covariances of the coordinates with each other and with the values."""
-    share = w / jnp.sum(w)
-    centred = z - _dot(share, z)[None]
-    scaled = share[:, None] * centred
-    return jnp.dot(scaled.T, centred, precision="highest"), jnp.dot(scaled.T, y - _dot(share, y), precision="highest")
-
-
-def _mean(rows: Array, w: Array, samples: Samples) -> tuple[Array, Array]:
-    """The weighted mean of rows, and its standard error."""
-    rows, share = rows.astype(w.dtype), w / jnp.sum(w)
-    mean = _dot(share, rows)
-    n = len(rows)
-    if samples.fixed == n:
-        return mean, jnp.zeros_like(mean)
-    spread = jnp.sum((share[:, None] * (rows - mean[None])) ** 2, 0) * (n / max(n - 1, 1))
-    return mean, jnp.sqrt(spread) if n > 1 else jnp.full_like(mean, jnp.inf)
-
-
-def _common(samples: Samples, intercept: Array, slope: Array, stderr: Array) -> dict:
-    return {
-        "slope": samples.unravel(slope),
-        "intercept": intercept.astype(samples.values.dtype),
-        "anchor": samples.anchor,
-        "stderr": samples.unravel(stderr),
-    }
-
-
-def _evidence(
-    samples: Samples,
-    surrogate: LinearModel,
-    predicted: Array,
-    condition: Array,
-    residual: Array | None = None,
-    num_iterations: Array | None = None,
-) -> LocalModel:
-    _, y, w = _wide(samples)
-    share = w / jnp.sum(w)
-    mean = _dot(share, y)
-    variance, error = _dot(share, (y - mean) ** 2), _dot(share, (y - predicted) ** 2)
-    is_constant = variance <= (4 * float(jnp.finfo(y.dtype).eps) * mean) ** 2
-    explained = 1 - error / jnp.where(is_constant, jnp.ones_like(variance), variance)
-    return LocalModel(
-        surrogate,
-        jnp.where(is_constant, jnp.full_like(explained, jnp.nan), explained),
-        jnp.sum(w) ** 2 / jnp.sum(w**2),
-        condition,
-        jnp.zeros_like(mean) if residual is None else residual,
-        jnp.zeros((), jnp.int32) if num_iterations is None else num_iterations,
-    )
+        surrogate = LogisticModel(**linear_part(samples, b[0], b[1:], jnp.sqrt(jnp.diag(covariance)[1:])))
+        return evidence(samples, surrogate, jax.nn.sigmoid(b[0] + dot(z, b[1:])), condition, residual, count)

@@ -190,7 +190,7 @@ def test_a_weighted_majority_needs_orders_and_not_only_sizes():
 
 W = np.random.default_rng(0).normal(size=(8, 6))
 X = np.array([0.5, -1.0, 2.0, 0.3, 1.4, -0.7])
-B = np.array([0.1, 0.2, -0.5, 0.3, 0.2, 0.9])
+B = np.array([0.1, 0.2, -0.5, -0.4, 0.2, 0.9])
 ROWS = np.random.default_rng(1).normal(size=(4, 6))
 GROUPS = np.array([2, 0, 1, 0, 3, 2])
 
@@ -337,6 +337,16 @@ def test_sampled_coalitions_are_constrained_least_squares_on_their_masks(n):
     wanted = np.linalg.solve(system, np.append(z.T @ (w * targets), top - bottom))[:6]
     got = jax.jit(kernel_shap(curved, num_samples=n))(jax.random.key(2), ours(X), baseline=ours(B))
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-10 if X64 else 5e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_feature_that_removal_does_not_change_gets_nothing(name):
+    """Also from few samples; the others still share the whole change."""
+    idle = B.copy()
+    idle[[0, 3]] = X[[0, 3]]
+    found = jax.jit(METHODS[name](curved))(jax.random.key(0), ours(X), baseline=ours(idle))
+    close(found[jnp.array([0, 3])], [0, 0])
+    close(found.sum(), curved(X, np) - curved(idle, np), 10)
 
 
 @pytest.mark.parametrize("features", [2, 3, 4, 7])

@@ -97,6 +97,18 @@ def test_the_derivative_is_that_of_the_optimum():
     assert float(by_gram[0, 1] + by_gram[1, 0]) == pytest.approx(rise, rel=2e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_the_derivative_of_the_sum_of_the_chosen(seed):
+    """On the chosen set b = G⁻¹(c - α·signs), whether or not the last sweep was already exact."""
+    _, _, gram, cross = moments(seed)
+    penalty = 0.2 * np.abs(cross).max()
+    total = lambda c: jnp.sum(solved(gram, c, penalty)[0])  # noqa: E731
+    chosen = np.flatnonzero(solved(gram, cross, penalty)[0])
+    expected = np.zeros(6)
+    expected[chosen] = np.linalg.solve(gram[np.ix_(chosen, chosen)], np.ones(len(chosen)))
+    np.testing.assert_allclose(jax.grad(total)(jnp.asarray(cross, float)), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_doubled_and_empty_features_are_finite():
     design, targets, _, _ = moments(5, features=3)
     design = np.column_stack([design, design[:, 0], np.zeros(len(design))])
