@@ -21,6 +21,7 @@ def all_values(
     num_groups: int | None,
     chunk_size: int | None,
     most_features: int = MOST_FEATURES,
+    remedy: str = "",
 ) -> Callable[..., tuple[local.Masks, Array]]:
     """Returns `(*args, **arrays)` -> what removes features, and v(S) for all S: bit i of an index says whether i is in.
 
@@ -35,7 +36,7 @@ def all_values(
         if d > most_features:
             raise ValueError(
                 f"`{method}` evaluates all 2^{d} subsets of {d} features; it takes at most {most_features}. Group the "
-                "features (`num_groups`, `groups`), or use `kernel_shap` or `sampling_shapley`."
+                f"features (`num_groups`, `groups`){remedy}."
             )
         v = removing.function(g)
 

@@ -49,7 +49,8 @@ def exact_shapley(
     [3.0, 3.0, 1.0]
     """
     checks.optional_chunk_size(chunk_size)
-    evaluate = all_values("exact_shapley", f, argnums, num_groups=num_groups, chunk_size=chunk_size)
+    remedy = ", or use `kernel_shap` or `sampling_shapley`"
+    evaluate = all_values("exact_shapley", f, argnums, num_groups=num_groups, chunk_size=chunk_size, remedy=remedy)
 
     def attribute(*args: PyTree, **arrays: PyTree) -> PyTree:
         removing, values = evaluate(*args, **arrays)
@@ -72,7 +73,8 @@ def kernel_shap(
     The slope of the linear model of f that is nearest to it over masks z in the Shapley kernel :math:`\pi(z)`, and
     equal to it at the full and at the empty mask: `local.fit` over `local.coalitions`. So the values sum to f(x) - f(b)
     exactly. Small and large masks are all taken, as far as the samples reach, the others in pairs of a mask and its
-    complement; with :math:`2^d - 2` samples or more it is `exact_shapley`.
+    complement; with :math:`2^d - 2` samples or more it is `exact_shapley`. Features that removing does not change have
+    the value 0, and no derivative.
 
     Args:
       f: a scalar function.
@@ -88,7 +90,7 @@ def kernel_shap(
 
     Raises:
       TypeError: at the call, if f is not scalar, the input not floating-point or the key not a typed key.
-      ValueError: if there are fewer samples than features.
+      ValueError: if there are fewer than 2(d - 1) samples.
 
     Source: Lundberg & Lee (2017); pairs of masks by Covert & Lee (2021).
 
@@ -103,8 +105,14 @@ def kernel_shap(
     def estimate(key: Key, *args: PyTree, **arrays: PyTree) -> Estimate:
         g, x = restrict_scalar("kernel_shap", f, argnums, args)
         removing = local.masks("kernel_shap", x, num_groups=num_groups, **arrays)
-        count = jnp.asarray(num_samples, jnp.int32)
-        if removing.num_features == 1:
+        count, d = jnp.asarray(num_samples, jnp.int32), removing.num_features
+        if num_samples < 2 * (d - 1):
+            raise ValueError(
+                f"`kernel_shap` needs {2 * (d - 1)} samples for {d} features, two for each but one: a mask and its "
+                f"complement tell the same; got num_samples={num_samples}."
+            )
+        if d == 1:
+            checks.key("kernel_shap", key)
             v = removing.function(g)
             change = v(removing.shaped(jnp.ones(1))) - v(removing.shaped(jnp.zeros(1)))
             return Estimate(removing.spread(change[None]), removing.spread(jnp.zeros_like(change)[None]), count)

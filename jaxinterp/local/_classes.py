@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxinterp import checks
 from jaxinterp.local._evidence import chance, dot, evidence, is_zero, linear_part, moments, require, weighted_mean, wide
 from jaxinterp.local._lasso import lasso, least_angle
-from jaxinterp.local._least_squares import LeastSquares, weighted_least_squares
+from jaxinterp.local._least_squares import LeastSquares, condition_number, weighted_least_squares
 from jaxinterp.local._logistic import logistic_regression
 from jaxinterp.local._samples import Loss, Samples
 from jaxinterp.local._surrogates import LinearModel, LocalModel, LogisticModel
@@ -182,8 +182,7 @@ class SparseLinear:
         gram, cross = moments(z, y, w)
         b, residual, count = lasso(gram, cross, self.penalty, tolerance=tolerance, max_sweeps=self.max_sweeps)
         a = jnp.sum(w * (y - dot(z, b))) / jnp.sum(w)
-        values = jnp.linalg.eigvalsh(gram)
-        condition = jnp.sqrt(values[-1] / jnp.maximum(values[0], 0))
+        condition = condition_number(jnp.sqrt(w)[:, None] * (z - dot(w / jnp.sum(w), z)[None]))
         surrogate = LinearModel(**linear_part(samples, a, b, jnp.full_like(b, jnp.nan)))
         return evidence(samples, surrogate, a + dot(z, b), condition, residual, count)
 

@@ -16,17 +16,10 @@ from jaxinterp.local._masks import masks
 from jaxinterp.local._neighbourhoods import Perturbation, masked_perturbation
 from jaxinterp.typing import Array, Key, PyTree
 
-MOST_FEATURES = 20
-"""The most features of which all subsets are taken."""
-
-FEW_SUBSETS = 8
-"""Where there are fewer subsets of a size than so many for each that is taken, none is taken twice."""
-
-FLOOR = 0.005
-"""The variance that interactions of more than three features add; see `_spread`."""
-
-MOST_COMPARED = 128
-"""The most features whose order is found by comparing all pairs."""
+MOST_FEATURES = 20  # of which all subsets are taken
+FEW_SUBSETS = 8  # with fewer subsets of a size than so many for each that is taken, none is taken twice
+FLOOR = 0.005  # the variance that interactions of more than three features add; see `_spread`
+MOST_COMPARED = 128  # features whose order is found by comparing all pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +95,9 @@ def coalitions(num_samples: int, *, num_groups: int | None = None) -> Design:
     r"""The masks of KernelSHAP: :math:`z \ne 0, 1`, weighted by :math:`\pi(z) = (d-1)/(\binom dk k (d-k))`, k = |z|.
 
     Sizes k and d - k are taken with all their masks, from the outside in, as long as their share of the samples is
-    enough for that. The others are sampled: sizes in proportion to their weight by systematic sampling, subsets
-    of a size uniformly, each mask together with its complement. If there are samples for all :math:`2^d - 2` masks,
-    nothing is sampled.
+    enough for that. The others are sampled: sizes by systematic sampling, more often where values vary more (or in
+    proportion to their weight, if there are not enough for all), and subsets of a size uniformly, each mask together
+    with its complement. If there are samples for all :math:`2^d - 2` masks, nothing is sampled.
 
     The weights sum to 1. Features that removing does not change, x = b, have the coordinate 0 throughout. The keywords
     at the call are those of `binary_mask`.
@@ -122,7 +115,10 @@ def coalitions(num_samples: int, *, num_groups: int | None = None) -> Design:
     checks.positive_integer("num_samples", num_samples)
 
     def plan(x: PyTree) -> "_Plan":
-        return _plan(_count(num_groups, x), num_samples)
+        features = _count(num_groups, x)
+        if features < 2:
+            raise ValueError("`coalitions` are masks of two features or more; the value of one is f(x) - f(b).")
+        return _plan(features, num_samples)
 
     def draw(key: Key, index: Array, x: PyTree, **arrays: PyTree) -> Perturbation:
         removing = masks("coalitions", x, num_groups=num_groups, **arrays)
@@ -182,7 +178,8 @@ class _Plan:
       pairs: how many pairs are sampled.
       sizes: of the smaller mask of a pair.
       cumulative: the share of the pairs up to each size.
-      shares: what the masks of each size weigh together.
+      shares: what the masks of each size weigh together; empty if all that are sampled weigh the same.
+      weight: of each sampled mask, in the mean.
       subsets: all masks of a size, for those sizes that have few.
     """
 
@@ -192,6 +189,7 @@ class _Plan:
     sizes: tuple[int, ...] = ()
     cumulative: tuple[float, ...] = ()
     shares: tuple[float, ...] = ()
+    weight: float = 0.0
     subsets: tuple[np.ndarray | None, ...] = ()
 
     @property
@@ -202,8 +200,6 @@ class _Plan:
 @functools.cache
 def _plan(features: int, num_samples: int) -> _Plan:
     """Which sizes are listed and which are sampled."""
-    if features < 2:
-        return _Plan(np.zeros((0, features), bool), np.zeros(0))
     sizes = np.arange(1, features // 2 + 1)
     is_middle = 2 * sizes == features
     share = np.where(is_middle, 1, 2) / (sizes * (features - sizes))
@@ -224,14 +220,16 @@ def _plan(features: int, num_samples: int) -> _Plan:
         return listed
     rest = sizes[first:].tolist()
     wanted = share[first:] * np.array([_spread(features, k) for k in rest])
-    wanted = wanted / wanted.sum()
+    is_enough = pairs * wanted.min() >= wanted.sum()  # for a pair of each size; otherwise in proportion to their weight
+    wanted = wanted / wanted.sum() if is_enough else share[first:] / share[first:].sum()
     few = FEW_SUBSETS * pairs * wanted
     return dataclasses.replace(
         listed,
         pairs=pairs,
         sizes=tuple(rest),
         cumulative=tuple(np.cumsum(wanted).tolist()),
-        shares=tuple(share[first:].tolist()),
+        shares=tuple(share[first:].tolist()) if is_enough else (),
+        weight=float(share[first:].sum() / (2 * pairs)),
         subsets=tuple(
             _subsets(features, k) if math.comb(features, k) < most else None for k, most in zip(rest, few, strict=True)
         ),
@@ -285,7 +283,9 @@ def _sampled(key: Key, index: Array, plan: _Plan) -> tuple[Array, Array]:
             order = jax.random.permutation(shuffle, jnp.arange(len(subsets), dtype=jnp.int32))
             chosen = jnp.asarray(subsets)[order[jnp.minimum(pair - before, len(subsets) - 1)]]
             mask = jnp.where(stratum == place, chosen, mask)
-    number = jnp.maximum(reached[stratum] - before, 1).astype(float)
+    if not plan.shares:
+        return mask != is_complement, jnp.asarray(plan.weight, float)
+    number = (reached[stratum] - before).astype(float)
     return mask != is_complement, jnp.asarray(plan.shares, float)[stratum] / (2 * number)
 
 

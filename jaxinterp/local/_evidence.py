@@ -11,6 +11,7 @@ from jaxinterp.typing import Array
 
 
 def require(model: object, loss: Loss, *losses: Loss) -> None:
+    """`ValueError` if a class of models has no fit for a loss."""
     checks.one_of("loss", loss, ("squared_error", "gradient_matching", "cross_entropy"))
     if loss not in losses:
         raise ValueError(
@@ -19,6 +20,7 @@ def require(model: object, loss: Loss, *losses: Loss) -> None:
 
 
 def is_zero(ridge: Any) -> bool:
+    """Whether a ridge is known to be 0."""
     known = checks.concrete(ridge)
     return known is not None and bool(known == 0)
 
@@ -51,11 +53,12 @@ def weighted_mean(rows: Array, w: Array, samples: Samples) -> tuple[Array, Array
     """The weighted mean of rows, and its standard error."""
     rows, share = rows.astype(w.dtype), w / jnp.sum(w)
     mean = dot(share, rows)
-    n = len(rows)
-    if samples.fixed == n:
+    parts = (share[:, None] * (rows - mean[None]))[samples.fixed :]
+    parts = jnp.sum(parts.reshape(-1, samples.cluster, rows.shape[1]), 1)
+    if not len(parts):
         return mean, jnp.zeros_like(mean)
-    spread = jnp.sum((share[:, None] * (rows - mean[None])) ** 2, 0) * (n / max(n - 1, 1))
-    return mean, jnp.sqrt(spread) if n > 1 else jnp.full_like(mean, jnp.inf)
+    stderr = jnp.sqrt(jnp.sum(parts**2, 0) * (len(parts) / max(len(parts) - 1, 1)))
+    return mean, stderr if len(parts) > 1 else jnp.full_like(mean, jnp.inf)
 
 
 def linear_part(samples: Samples, intercept: Array, slope: Array, stderr: Array) -> dict:
@@ -76,6 +79,7 @@ def evidence(
     residual: Array | None = None,
     num_iterations: Array | None = None,
 ) -> LocalModel:
+    """A surrogate with what tells how far to trust it."""
     _, y, w = wide(samples)
     share = w / jnp.sum(w)
     mean = dot(share, y)

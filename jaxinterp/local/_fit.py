@@ -47,7 +47,8 @@ def fit(
     integrated gradients `scaling`                      gradient matching  `Linear()`
     gradient × input     `scaling`, low → 1             gradient matching  `Linear()`
     LIME                 `binary_mask`                  exponential        `Linear()`
-    KernelSHAP           `all_masks()`, `coalitions(n)` Shapley            `Linear("anchored", complete=True)`
+    Shapley values       `all_masks()`                  Shapley            `Linear("anchored", complete=True)`
+    KernelSHAP           `coalitions(n)`                its own            `Linear("anchored", complete=True)`
     occlusion            `one_hot()`                    squared error      `Linear("anchored")`
     ===================  =============================  =================  ========================================
 

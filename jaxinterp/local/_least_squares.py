@@ -127,3 +127,11 @@ def _(rtol: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple
     outside = dot(da.T, p.T, p)
     dp = beside - dot(p, da, p) + outside - dot(p, dot(a, outside))
     return (p, lengths), (dp, jnp.zeros_like(lengths))
+
+
+def condition_number(rows: Array) -> Array:
+    """The largest over the smallest singular value; infinite where the rows leave a direction open, up to rounding."""
+    lengths = jnp.linalg.svd(jax.lax.stop_gradient(rows), compute_uv=False)
+    is_open = lengths[-1] <= 4 * float(jnp.finfo(rows.dtype).eps) * rows.shape[0] ** 0.5 * lengths[0]
+    missing = rows.shape[0] < rows.shape[1]
+    return jnp.where(is_open | missing, jnp.full_like(lengths[0], jnp.inf), lengths[0] / lengths[-1])

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxinterp.local._least_squares import condition_number
 from jaxinterp.typing import Array
 
 
@@ -23,8 +24,8 @@ def logistic_regression(
       max_steps: the most Newton steps.
 
     Returns:
-      a and b in one vector, their covariance by the sandwich formula, the condition number of the Hessian's square
-      root, the relative norm of the gradient, and the number of steps.
+      a and b in one vector, their covariance by the sandwich formula (infinite if the rows leave a direction open), the
+      condition number of the Hessian's square root, the relative norm of the gradient, and the number of steps.
 
     >>> z = jnp.linspace(-1.0, 1.0, 20)[:, None]
     >>> y = jax.nn.sigmoid(1 - 2 * z[:, 0])
@@ -75,7 +76,9 @@ def logistic_regression(
     b = b - jnp.dot(inverse, slope(b, targets, weights, rows), precision="highest")
     error = (w * (jax.nn.sigmoid(jnp.dot(z, b, precision="highest")) - y))[:, None] * z
     influence = jnp.dot(error, inverse, precision="highest")
-    values = jnp.linalg.eigvalsh(hessian(b, w, z))
-    condition = jnp.sqrt(values[-1] / jnp.maximum(values[0], 0))
+    p = jax.nn.sigmoid(jnp.dot(z, b, precision="highest"))
+    condition = condition_number(jnp.concatenate([jnp.sqrt(w * p * (1 - p))[:, None] * z, jnp.diag(jnp.sqrt(damping))]))
     residual = jnp.max(jnp.abs(slope(jax.lax.stop_gradient(b), *fixed))) / scale
-    return b, jnp.dot(influence.T, influence, precision="highest"), condition, residual, count
+    covariance = jnp.dot(influence.T, influence, precision="highest")
+    covariance = jnp.where(jnp.isinf(condition), jnp.full_like(covariance, jnp.inf), covariance)
+    return b, covariance, condition, residual, count

@@ -11,7 +11,7 @@ from jaxinterp.typing import Array, PyTree
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LinearModel:
     r"""The function :math:`g(z) = \text{intercept} + \langle\text{slope}, z - \text{anchor}\rangle`.
 
@@ -34,7 +34,7 @@ class LinearModel:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LogisticModel(LinearModel):
     r"""The function :math:`g(z) = \sigma(\text{intercept} + \langle\text{slope}, z - \text{anchor}\rangle)`.
 
@@ -47,7 +47,7 @@ class LogisticModel(LinearModel):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class QuadraticModel(LinearModel):
     r"""A linear model plus :math:`\tfrac12 \delta^\top V C V^\top \delta` with δ = z - anchor, flat.
 
@@ -85,7 +85,7 @@ class QuadraticModel(LinearModel):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AdditiveModel(LinearModel):
     r"""A sum of piecewise linear functions: a linear model plus :math:`\sum_{jk} h_{jk}\max(\delta_j - t_{jk}, 0)`.
 
@@ -118,7 +118,7 @@ class AdditiveModel(LinearModel):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LocalModel:
     """A fitted model, with what tells how far to trust it.
 
