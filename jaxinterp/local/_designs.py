@@ -132,8 +132,8 @@ def coalitions(num_samples: int, *, num_groups: int | None = None) -> Design:
             sampled, share = _sampled(key, jnp.maximum(index - count, 0), chosen)
             mask, weight = jnp.where(index < count, mask, sampled), jnp.where(index < count, weight, share)
         active = removing.active()
-        shown = tree.mul(removing.shaped(mask), active)
-        return dataclasses.replace(masked_perturbation(removing, shown, weight), anchor=active)
+        found = masked_perturbation(removing, tree.mul(removing.shaped(mask), active), weight)
+        return dataclasses.replace(found, anchor=active)
 
     return Design(draw, lambda x: plan(x).size, lambda x: len(plan(x).masks), cluster=2)
 
@@ -214,15 +214,13 @@ def _plan(features: int, num_samples: int) -> _Plan:
         rows += [kept] if is_middle[first] else [kept, ~kept]
         weights += [share[first] / subsets] * subsets
         left, first = left - subsets, first + 1
-    listed = _Plan(np.concatenate(rows), np.asarray(weights))
-    pairs = left // 2 if first < len(sizes) else 0
+    listed, pairs = _Plan(np.concatenate(rows), np.asarray(weights)), left // 2 if first < len(sizes) else 0
     if not pairs:
         return listed
     rest = sizes[first:].tolist()
     wanted = share[first:] * np.array([_spread(features, k) for k in rest])
     is_enough = pairs * wanted.min() >= wanted.sum()  # for a pair of each size; otherwise in proportion to their weight
     wanted = wanted / wanted.sum() if is_enough else share[first:] / share[first:].sum()
-    few = FEW_SUBSETS * pairs * wanted
     return dataclasses.replace(
         listed,
         pairs=pairs,
@@ -231,7 +229,8 @@ def _plan(features: int, num_samples: int) -> _Plan:
         shares=tuple(share[first:].tolist()) if is_enough else (),
         weight=float(share[first:].sum() / (2 * pairs)),
         subsets=tuple(
-            _subsets(features, k) if math.comb(features, k) < most else None for k, most in zip(rest, few, strict=True)
+            _subsets(features, k) if math.comb(features, k) < FEW_SUBSETS * pairs * part else None
+            for k, part in zip(rest, wanted, strict=True)
         ),
     )
 
