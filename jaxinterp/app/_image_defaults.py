@@ -31,52 +31,26 @@ def occlusion(f: ScalarFn, **chunks: Any) -> Callable[..., PyTree]:
     return attribute
 
 
-def lime(f: ScalarFn, **chunks: Any) -> Callable[..., PyTree]:
-    """Single entries, or the cells of a grid for a large image."""
+def by_features(
+    method: Callable[..., Any], f: ScalarFn, *, has_key: bool = False, num_samples: int | None = None, **chunks: Any
+) -> Callable[..., PyTree]:
+    """A method with groups, for single entries, or the cells of a grid for a large image.
 
-    def attribute(key: Key, x: PyTree, *args: PyTree, **arrays: PyTree) -> PyTree:
-        if not _is_large_image(x):
-            return attribution.lime(f, num_samples=max(1000, 4 * tree.size(x)), **chunks)(key, x, *args, **arrays)
-        groups, num_groups = _grid(x)
-        return attribution.lime(f, num_groups=num_groups, **chunks)(key, x, *args, groups=groups, **arrays)
+    Args:
+      method: builds the method.
+      f: the function.
+      has_key: whether a key comes before the input.
+      num_samples: for a method that samples, the least number for single entries; at least four for each.
+      **chunks: the chunk size.
+    """
 
-    return attribute
-
-
-def ablation(method: Callable[..., Any], f: ScalarFn, **chunks: Any) -> Callable[..., PyTree]:
-    """A method with groups, for single entries, or the cells of a grid for a large image."""
-
-    def attribute(x: PyTree, *args: PyTree, **arrays: PyTree) -> PyTree:
-        if not _is_large_image(x):
-            return method(f, **chunks)(x, *args, **arrays)
-        groups, num_groups = _grid(x)
-        return method(f, num_groups=num_groups, **chunks)(x, *args, groups=groups, **arrays)
-
-    return attribute
-
-
-def kernel_shap(f: ScalarFn, **chunks: Any) -> Callable[..., PyTree]:
-    """Single entries, or the cells of a grid for a large image; at least four masks for each."""
-
-    def attribute(key: Key, x: PyTree, *args: PyTree, **arrays: PyTree) -> PyTree:
-        if not _is_large_image(x):
-            samples = max(1024, 4 * tree.size(x))
-            return attribution.kernel_shap(f, num_samples=samples, **chunks)(key, x, *args, **arrays)
-        groups, num_groups = _grid(x)
-        return attribution.kernel_shap(f, num_groups=num_groups, **chunks)(key, x, *args, groups=groups, **arrays)
-
-    return attribute
-
-
-def sampling_shapley(f: ScalarFn, **chunks: Any) -> Callable[..., PyTree]:
-    """Single entries, or the cells of a grid for a large image."""
-
-    def attribute(key: Key, x: PyTree, *args: PyTree, **arrays: PyTree) -> PyTree:
-        if not _is_large_image(x):
-            return attribution.sampling_shapley(f, **chunks)(key, x, *args, **arrays)
-        groups, num_groups = _grid(x)
-        method = attribution.sampling_shapley(f, num_groups=num_groups, **chunks)
-        return method(key, x, *args, groups=groups, **arrays)
+    def attribute(*args: PyTree, **arrays: PyTree) -> PyTree:
+        x = args[has_key]
+        if _is_large_image(x):
+            groups, num_groups = _grid(x)
+            return method(f, num_groups=num_groups, **chunks)(*args, groups=groups, **arrays)
+        samples = {} if num_samples is None else {"num_samples": max(num_samples, 4 * tree.size(x))}
+        return method(f, **samples, **chunks)(*args, **arrays)
 
     return attribute
 

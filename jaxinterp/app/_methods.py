@@ -1,5 +1,7 @@
 """The one table of attribution methods: what the command line lists, the report shows and the property tests check."""
 
+import functools
+
 from jaxinterp import attribution
 from jaxinterp.app import _image_defaults
 from jaxinterp.app._enrolled import NOISE, Enrolled, ignore_key, with_noise
@@ -65,7 +67,7 @@ _TABLE = (
     ),
     Enrolled(
         name="lime",
-        build=_image_defaults.lime,
+        build=functools.partial(_image_defaults.by_features, attribution.lime, has_key=True, num_samples=1000),
         on_linear=lambda a, x, b: a * (x - b),
         units="output",
         takes_baseline=True,
@@ -86,7 +88,7 @@ _TABLE = (
     ),
     Enrolled(
         name="kernel_shap",
-        build=_image_defaults.kernel_shap,
+        build=functools.partial(_image_defaults.by_features, attribution.kernel_shap, has_key=True, num_samples=1024),
         on_linear=lambda a, x, b: a * (x - b),
         units="output",
         complete=True,
@@ -98,7 +100,7 @@ _TABLE = (
     ),
     Enrolled(
         name="sampling_shapley",
-        build=_image_defaults.sampling_shapley,
+        build=functools.partial(_image_defaults.by_features, attribution.sampling_shapley, has_key=True),
         on_linear=lambda a, x, b: a * (x - b),
         units="output",
         complete=True,
@@ -131,7 +133,7 @@ _TABLE = (
     ),
     Enrolled(
         name="feature_ablation",
-        build=lambda f, **chunks: ignore_key(_image_defaults.ablation(attribution.feature_ablation, f, **chunks)),
+        build=lambda f, **chunks: ignore_key(_image_defaults.by_features(attribution.feature_ablation, f, **chunks)),
         on_linear=lambda a, x, b: a * (x - b),
         units="output",
         takes_baseline=True,
@@ -141,7 +143,7 @@ _TABLE = (
     ),
     Enrolled(
         name="permutation",
-        build=lambda f, **chunks: ignore_key(_image_defaults.ablation(attribution.permutation, f, **chunks)),
+        build=lambda f, **chunks: ignore_key(_image_defaults.by_features(attribution.permutation, f, **chunks)),
         on_linear=lambda a, x, b: a * (x - b),
         units="output",
         domain="background",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, tree
-from jaxinterp.attribution._features import features_at
+from jaxinterp.attribution._features import features_at, weighted_channels
 from jaxinterp.attribution._guided import guided_backprop
 from jaxinterp.attribution._images import Resize, align_corners, over_channels, single_image
 from jaxinterp.interpreters import SiteLike, restrict_scalar
@@ -225,18 +225,14 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
     )
 
 
-def _weighted(features: Array, weights: Array) -> Array:
-    return jnp.tensordot(features, weights, ((features.ndim - 1,), (0,)), precision="highest")
-
-
 def _grad_cam(a: Array, g: Array) -> Array:
-    return _weighted(a, jnp.mean(g, _positions(g)))
+    return weighted_channels(a, jnp.mean(g, _positions(g)))
 
 
 def _grad_cam_plus_plus(a: Array, g: Array) -> Array:
     total = jnp.sum(a, _positions(a), keepdims=True)
     alpha = _ratio(g**2, 2 * g**2 + total * g**3)
-    return _weighted(a, jnp.sum(alpha * jax.nn.relu(g), _positions(g)))
+    return weighted_channels(a, jnp.sum(alpha * jax.nn.relu(g), _positions(g)))
 
 
 def _hires_cam(a: Array, g: Array) -> Array:
@@ -248,7 +244,7 @@ def _layer_cam(a: Array, g: Array) -> Array:
 
 
 def _xgrad_cam(a: Array, g: Array) -> Array:
-    return _weighted(a, _ratio(jnp.sum(a * g, _positions(a)), jnp.sum(a, _positions(a))))
+    return weighted_channels(a, _ratio(jnp.sum(a * g, _positions(a)), jnp.sum(a, _positions(a))))
 
 
 def _eigen_cam(a: Array, g: Array) -> Array:

@@ -34,6 +34,12 @@ class FeatureShape:
         return jnp.moveaxis(features, -1, self.channel_axis).reshape(shape)
 
 
+def weighted_channels(features: Array, weights: Array) -> Array:
+    """The sum of the channels, each times its weight: [*positions]."""
+    along = ((features.ndim - 1,), (0,))
+    return jnp.tensordot(features, weights.astype(features.dtype), along, precision="highest")
+
+
 def features_at(
     g: Callable[[PyTree], Array], x: PyTree, site: SiteLike | None, channel_axis: int
 ) -> tuple[Array, Callable[[Array], Array]]:

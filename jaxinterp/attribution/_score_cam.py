@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxinterp import batching, checks, interpreters, local, tree
 from jaxinterp.attribution._cam import Activation
-from jaxinterp.attribution._features import features_at
+from jaxinterp.attribution._features import features_at, weighted_channels
 from jaxinterp.attribution._images import Resize, align_corners, over_channels, single_image
 from jaxinterp.interpreters import SiteLike, restrict_scalar
 from jaxinterp.typing import Array, PyTree, ScalarFn
@@ -72,7 +72,7 @@ def score_cam(
         scores = _in_chunks(gain, channels, chunk_size) - g(restored(origin))
         # Compiled for a CPU, the softmax of NaN can come out finite (jax 0.10): bad scores are to be seen.
         weights = jnp.where(jnp.all(jnp.isfinite(scores)), jax.nn.softmax(scores), jnp.full_like(scores, jnp.nan))
-        heat = activation(_combined(features, weights))
+        heat = activation(weighted_channels(features, weights))
         return restored(over_channels(resize(heat, image.shape[:-1]), image))
 
     return attribute
@@ -135,7 +135,7 @@ def ablation_cam(
         is_zero = value == 0
         size = jnp.where(is_zero, jnp.ones_like(value), jnp.abs(value))
         weights = jnp.where(is_zero, jnp.zeros_like(drops), drops / size)
-        heat = activation(_combined(features, weights))
+        heat = activation(weighted_channels(features, weights))
         return restored(over_channels(resize(heat, image.shape[:-1]), image))
 
     return attribute
@@ -146,8 +146,3 @@ def _in_chunks(fn: Callable[[Array], Array], values: Array, chunk_size: int | No
     if chunk_size is None:
         return jax.vmap(fn)(values)
     return batching.map_examples(interpreters.loop_safe(fn), batch_size=min(chunk_size, values.shape[0]))(values)
-
-
-def _combined(features: Array, weights: Array) -> Array:
-    along = ((features.ndim - 1,), (0,))
-    return jnp.tensordot(features, weights.astype(features.dtype), along, precision="highest")

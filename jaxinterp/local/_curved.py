@@ -61,8 +61,11 @@ class Quadratic:
         unit = z / scale
         directions = None if isinstance(self.hessian, str) else self._directions(unit, samples, w)
         inner = unit if directions is None else jnp.dot(unit, directions, precision="highest")
-        solve = self._by_slopes if loss == "gradient_matching" else self._by_values
-        a, b, c, stderr, condition = solve(samples, unit, inner, directions, y, w, scale)
+        if loss == "gradient_matching":
+            slopes = samples.derivatives().astype(unit.dtype) * scale
+            a, b, c, stderr, condition = self._by_slopes(samples, unit, inner, directions, slopes, y, w)
+        else:
+            a, b, c, stderr, condition = self._by_values(samples, unit, inner, y, w)
         bend = dot(inner**2, c) if c.ndim == 1 else jnp.sum(jnp.dot(inner, c, precision="highest") * inner, 1)
         predicted = a + dot(unit, b) + bend / 2
         linear = linear_part(samples, a, b / scale, stderr / scale)
@@ -76,10 +79,7 @@ class Quadratic:
         moment = jnp.dot((share * (slopes - jnp.sum(share * slopes, 0, keepdims=True))).T, unit, precision="highest")
         return jnp.linalg.svd(jax.lax.stop_gradient(moment))[0][:, : int(self.hessian)]
 
-    def _by_values(
-        self, samples: Samples, unit: Array, inner: Array, directions: Array | None, y: Array, w: Array, scale: Array
-    ) -> tuple[Array, ...]:
-        del directions, scale
+    def _by_values(self, samples: Samples, unit: Array, inner: Array, y: Array, w: Array) -> tuple[Array, ...]:
         p, k = unit.shape[1], inner.shape[1]
         first, second = (np.arange(k),) * 2 if self.hessian == "diagonal" else np.triu_indices(k)
         products = inner[:, first] * inner[:, second] * jnp.where(first == second, 0.5, 1.0).astype(y.dtype)[None]
@@ -90,9 +90,8 @@ class Quadratic:
         return solution.intercept, solution.coefficients[:p], c, solution.stderr[:p], solution.condition
 
     def _by_slopes(
-        self, samples: Samples, unit: Array, inner: Array, directions: Array | None, y: Array, w: Array, scale: Array
+        self, samples: Samples, unit: Array, inner: Array, directions: Array | None, slopes: Array, y: Array, w: Array
     ) -> tuple[Array, ...]:
-        slopes = samples.derivatives().astype(unit.dtype) * scale
         seen = slopes if directions is None else jnp.dot(slopes, directions, precision="highest")
         if self.hessian == "diagonal":
             fits = jax.vmap(lambda s, u: weighted_least_squares(u[:, None], s, w, self.ridge), (1, 1))(seen, inner)

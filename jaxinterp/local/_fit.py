@@ -5,15 +5,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
-from jaxinterp import batching, checks, interpreters, tree
+from jaxinterp import checks, tree
 from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.local._backgrounds import background_row
 from jaxinterp.local._classes import Linear, ModelClass
 from jaxinterp.local._designs import Design
-from jaxinterp.local._neighbourhoods import Neighbourhood
-from jaxinterp.local._samples import Loss, Samples, checked_number, evaluated, sampling, weighed
+from jaxinterp.local._neighbourhoods import Neighbourhood, Perturbation
+from jaxinterp.local._samples import Loss, checked_number, collected, sampling
 from jaxinterp.local._surrogates import LocalModel
 from jaxinterp.local._weights import Weight, uniform_weight
 from jaxinterp.typing import Array, Key, PyTree, ScalarFn
@@ -147,7 +146,7 @@ def fit_region(
         anchor = jax.tree.map(lambda rows: jnp.mean(rows, 0), points)
         _require_enough("fit_region", model, loss, n, tree.size(anchor))
 
-        def one(index: Array) -> tuple[Array, ...]:
+        def sample(index: Array) -> tuple[ScalarFn, PyTree, Perturbation]:
             k = jax.random.fold_in(key, index)
             here = list(args)
             for i in varied:
@@ -158,15 +157,9 @@ def fit_region(
             perturbation = neighbourhood(jax.random.fold_in(k, len(args)), x, **arrays)
             if perturbation.function is not None:
                 raise ValueError("`fit_region` needs a neighbourhood whose coordinates are the input itself.")
-            around = jax.tree.map(lambda a, like: a.astype(like.dtype), anchor, x)
-            found = evaluated(g, perturbation, slopes)
-            offset = ravel_pytree(tree.sub(perturbation.coordinates, around))[0]
-            return offset, *found[1:], weighed(weight, perturbation, x)
+            return g, x, perturbation
 
-        indices = jnp.arange(n, dtype=jnp.int32)
-        *found, weights = batching.map_examples(interpreters.loop_safe(one), batch_size=chunk_size or n)(indices)
-        everything = Samples(found[0], found[1], found[2] if slopes else None, weights, anchor)
-        return model.fitted(everything, loss)
+        return model.fitted(collected(sample, n, anchor, weight, slopes, chunk_size), loss)
 
     return fitted
 

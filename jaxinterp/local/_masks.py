@@ -12,7 +12,7 @@ from jaxinterp.local._backgrounds import checked_background
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Masks:
     r"""Functions of masks in place of functions of inputs.
 
@@ -152,26 +152,6 @@ def masked(keep: PyTree, x: PyTree, baseline: PyTree) -> PyTree:
     return jax.tree.map(leaf, keep, x, baseline)
 
 
-def checked_groups(method: str, groups: PyTree, num_groups: int | None, x: PyTree) -> PyTree:
-    """Returns `groups` if they name a feature in 0..num_groups-1 for each entry of x; errors otherwise."""
-    if num_groups is None:
-        raise TypeError(
-            f"`{method}` got `groups` without `num_groups`, the number of features, fixed when the method is built."
-        )
-    checks.positive_integer("num_groups", num_groups)
-    checks.same_structure(method, "groups", groups, x)
-    for leaf in jax.tree.leaves(groups):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
-            raise TypeError(f"`groups` of `{method}` must be integers; got dtype {jnp.result_type(leaf)}.")
-        known = checks.concrete(leaf)
-        if known is not None and (known.min() < 0 or known.max() >= num_groups):
-            raise ValueError(
-                f"`groups` of `{method}` must lie in 0..{num_groups - 1} (num_groups={num_groups}); "
-                f"got values from {known.min()} to {known.max()}."
-            )
-    return groups
-
-
 def feature_groups(method: str, groups: PyTree | None, num_groups: int | None, x: PyTree) -> tuple[PyTree, int]:
     """Returns the feature of each entry of x and their number: `groups` if given, otherwise each entry its own.
 
@@ -188,11 +168,26 @@ def feature_groups(method: str, groups: PyTree | None, num_groups: int | None, x
             f"got num_groups={num_groups} and groups {'missing' if groups is None else 'given'}."
         )
     if num_groups is not None:
-        return checked_groups(method, groups, num_groups, x), num_groups
+        _check_groups(method, groups, checks.positive_integer("num_groups", num_groups), x)
+        return groups, num_groups
     leaves, structure = jax.tree.flatten(x)
     ends = np.cumsum([leaf.size for leaf in leaves])
     numbers = [np.arange(e - a.size, e, dtype=np.int32).reshape(a.shape) for e, a in zip(ends, leaves, strict=True)]
     return jax.tree.unflatten(structure, numbers), int(ends[-1])
+
+
+def _check_groups(method: str, groups: PyTree, num_groups: int, x: PyTree) -> None:
+    """Errors if `groups` do not name a feature in 0..num_groups-1 for each entry of x."""
+    checks.same_structure(method, "groups", groups, x)
+    for leaf in jax.tree.leaves(groups):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
+            raise TypeError(f"`groups` of `{method}` must be integers; got dtype {jnp.result_type(leaf)}.")
+        known = checks.concrete(leaf)
+        if known is not None and (known.min() < 0 or known.max() >= num_groups):
+            raise ValueError(
+                f"`groups` of `{method}` must lie in 0..{num_groups - 1} (num_groups={num_groups}); "
+                f"got values from {known.min()} to {known.max()}."
+            )
 
 
 def grid_groups(shape: tuple[int, ...], cells: tuple[int, ...]) -> np.ndarray:

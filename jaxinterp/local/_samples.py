@@ -131,30 +131,44 @@ def sampling(
         first = draw(key, jnp.zeros((), jnp.int32))
         require(count, tree.size(first.anchor))
 
-        def one(index: Array) -> tuple[Array, ...]:
-            perturbation = draw(key, index)
-            return (*evaluated(g, perturbation, slopes), weighed(weight, perturbation, x))
+        def sample(index: Array) -> tuple[ScalarFn, PyTree, Perturbation]:
+            return g, x, draw(key, index)
 
-        indices = jnp.arange(count, dtype=jnp.int32)
-        mapped = batching.map_examples(interpreters.loop_safe(one), batch_size=chunk_size or count)
-        *found, weights = mapped(indices)
-        h = first.in_coordinates(g)
-        fixed, cluster = (
-            (neighbourhood.fixed(x), neighbourhood.cluster) if isinstance(neighbourhood, Design) else (0, 1)
-        )
-        return Samples(
-            found[0],
-            found[1],
-            found[2] if slopes else None,
-            weights,
-            first.anchor,
-            h(first.anchor) if ends else None,
-            h(tree.zeros_like(first.anchor)) if ends else None,
-            fixed,
-            cluster,
-        )
+        found = collected(sample, count, first.anchor, weight, slopes, chunk_size)
+        if ends:
+            h = first.in_coordinates(g)
+            top, bottom = h(first.anchor), h(tree.zeros_like(first.anchor))
+            found = dataclasses.replace(found, anchor_value=top, origin_value=bottom)
+        if isinstance(neighbourhood, Design):
+            found = dataclasses.replace(found, fixed=neighbourhood.fixed(x), cluster=neighbourhood.cluster)
+        return found
 
     return at
+
+
+def collected(
+    sample: Callable[[Array], tuple[ScalarFn, PyTree, Perturbation]],
+    count: int,
+    anchor: PyTree,
+    weight: Weight,
+    slopes: bool,
+    chunk_size: int | None,
+) -> Samples:
+    """Evaluates the function at each sample: `sample` takes its number and returns f, x and the perturbation of x."""
+
+    def one(index: Array) -> tuple[Array, ...]:
+        g, x, perturbation = sample(index)
+        h = perturbation.in_coordinates(g)
+        offset = ravel_pytree(tree.sub(perturbation.coordinates, anchor))[0]
+        own = weighed(weight, perturbation, x)
+        if not slopes:
+            return offset, h(perturbation.coordinates), own
+        value, slope = jax.value_and_grad(h)(perturbation.coordinates)
+        return offset, value, own, ravel_pytree(slope)[0]
+
+    mapped = batching.map_examples(interpreters.loop_safe(one), batch_size=chunk_size or count)
+    offsets, values, weights, *rest = mapped(jnp.arange(count, dtype=jnp.int32))
+    return Samples(offsets, values, rest[0] if slopes else None, weights, anchor)
 
 
 def weighed(weight: Weight, perturbation: Perturbation, x: PyTree) -> Array:
@@ -162,16 +176,6 @@ def weighed(weight: Weight, perturbation: Perturbation, x: PyTree) -> Array:
     own = jnp.asarray(weight(perturbation, x))
     own = own.astype(tree.accumulator(own.dtype))
     return own * perturbation.weight.astype(own.dtype)
-
-
-def evaluated(g: ScalarFn, perturbation: Perturbation, slopes: bool) -> tuple[Array, ...]:
-    """The offset, the value and, if wanted, the slope of a function at one sample, flat."""
-    h = perturbation.in_coordinates(g)
-    offset = ravel_pytree(tree.sub(perturbation.coordinates, perturbation.anchor))[0]
-    if not slopes:
-        return offset, h(perturbation.coordinates)
-    value, slope = jax.value_and_grad(h)(perturbation.coordinates)
-    return offset, value, ravel_pytree(slope)[0]
 
 
 def checked_number(method: str, neighbourhood: Neighbourhood | Design, num_samples: int | None) -> int | None:

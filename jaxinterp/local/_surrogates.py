@@ -27,10 +27,14 @@ class LinearModel:
     anchor: PyTree
     stderr: PyTree
 
-    def __call__(self, coordinates: PyTree) -> Array:
-        """Evaluates g."""
+    def linear(self, coordinates: PyTree) -> Array:
+        """The intercept plus the slope times the offset from the anchor."""
         shift = tree.vdot(self.slope, tree.sub(coordinates, self.anchor))
         return self.intercept + shift.astype(self.intercept.dtype)
+
+    def __call__(self, coordinates: PyTree) -> Array:
+        """Evaluates g."""
+        return self.linear(coordinates)
 
 
 @jax.tree_util.register_dataclass
@@ -43,7 +47,7 @@ class LogisticModel(LinearModel):
 
     def __call__(self, coordinates: PyTree) -> Array:
         """Evaluates g."""
-        return jax.nn.sigmoid(super().__call__(coordinates))
+        return jax.nn.sigmoid(self.linear(coordinates))
 
 
 @jax.tree_util.register_dataclass
@@ -72,7 +76,7 @@ class QuadraticModel(LinearModel):
             bend = jnp.sum(self.curvature * offset**2) / 2
         else:
             bend = jnp.dot(offset, jnp.dot(self.curvature, offset, precision="highest"), precision="highest") / 2
-        return super().__call__(coordinates) + bend.astype(self.intercept.dtype)
+        return self.linear(coordinates) + bend.astype(self.intercept.dtype)
 
     def hessian(self) -> Array:
         """V C Vᵀ, the matrix of second derivatives in the flat coordinates."""
