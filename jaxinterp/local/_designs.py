@@ -290,10 +290,8 @@ def _sampled(key: Key, index: Array, plan: _Plan) -> tuple[Array, Array]:
 
 def _random_subset(key: Key, features: int, size: Array) -> Array:
     """A mask that keeps `size` features, all equally likely."""
-    scores = jax.random.uniform(key, (features,), jnp.float32)
+    scores = jax.random.bits(key, (features,), jnp.uint32)
     if features > MOST_COMPARED:
         return jnp.argsort(jnp.argsort(scores)).astype(jnp.int32) < size
-    place = jnp.arange(features, dtype=jnp.int32)
-    ties = (scores[:, None] == scores[None]) & (place[:, None] > place[None])
-    rank = jnp.sum((scores[:, None] > scores[None]) | ties, 1, dtype=jnp.int32)  # faster than to sort so few
-    return rank < size
+    scores = scores // MOST_COMPARED * MOST_COMPARED + jnp.arange(features, dtype=jnp.uint32)  # no two are equal
+    return jnp.sum(scores[:, None] > scores[None], 1, dtype=jnp.int32) < size  # faster than to sort so few

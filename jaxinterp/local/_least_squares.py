@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jaxinterp import checks
 from jaxinterp.typing import Array
 
+_Triple = tuple[Array, Array, Array]
+WELL_CONDITIONED = 50.0  # the condition number up to which normal equations lose nothing that one step cannot mend
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +83,8 @@ def weighted_least_squares(
     damped = features if checks.concrete(ridge) is None or ridge else 0  # no rows of zeros
     damping = jnp.sqrt(jnp.asarray(ridge, design.dtype)) * jnp.eye(damped, features, dtype=design.dtype)
     stacked = jnp.concatenate([rows, damping] if prior is None else [rows, damping, prior])
-    whole, lengths = _pseudo_inverse(4 * eps * samples**0.5, stacked)
-    determined = jnp.sum(whole * stacked.T, axis=1) > 0.99  # the diagonal of the projection on the rows
+    whole, lengths, projection = _pseudo_inverse(4 * eps * samples**0.5, stacked)
+    determined = projection > 0.99
     pseudo_inverse = whole[:, :samples]
     slope = jnp.dot(pseudo_inverse, heights, precision="highest")
     constant = height - jnp.dot(middle, slope, precision="highest")
@@ -104,29 +107,68 @@ def weighted_least_squares(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _pseudo_inverse(rtol: float, rows: Array) -> tuple[Array, Array]:
-    """The pseudo-inverse of a matrix, and its singular values."""
+def _pseudo_inverse(rtol: float, rows: Array) -> _Triple:
+    """The pseudo-inverse of a matrix, its singular values, and the diagonal of the projection on its rows."""
     if not rows.shape[1]:
-        return rows.T, jnp.ones((1,), rows.dtype)
+        return rows.T, jnp.ones((1,), rows.dtype), jnp.ones((0,), rows.dtype)
+    if rows.shape[0] < rows.shape[1]:
+        return _by_singular_vectors(rtol, rows)
+    return _by_gram_matrix(jnp.asarray(rtol, rows.dtype), rows)
+
+
+@jax.custom_batching.custom_vmap
+def _by_gram_matrix(rtol: Array, rows: Array) -> _Triple:
+    r"""`_pseudo_inverse` for any leading axes, from the eigenvectors of :math:`A^\top A` if all are well conditioned.
+
+    With eigenvectors V and eigenvalues :math:`D^2` of that, the columns of :math:`B = AVD^{-1}` are orthonormal up to
+    :math:`\epsilon\kappa^2`, and a Newton step for the inverse of :math:`B^\top B` squares that error. If one is not,
+    from the singular vectors of A, which take several times as long.
+    """
+    squares, vectors = jnp.linalg.eigh(_dot(jnp.matrix_transpose(rows), rows))
+
+    def fast() -> _Triple:
+        scaled = vectors / jnp.sqrt(squares)[..., None, :]
+        columns = _dot(rows, scaled)
+        square = _dot(jnp.matrix_transpose(columns), columns)
+        inverse = 2 * jnp.broadcast_to(jnp.eye(rows.shape[-1], dtype=rows.dtype), square.shape) - square
+        lengths = jnp.sqrt(squares * jnp.diagonal(square, axis1=-2, axis2=-1))
+        return _dot(_dot(scaled, inverse), jnp.matrix_transpose(columns)), lengths[..., ::-1], jnp.ones_like(lengths)
+
+    is_well = jnp.all(squares[..., 0] * WELL_CONDITIONED**2 > squares[..., -1])
+    return jax.lax.cond(is_well, fast, lambda: _by_singular_vectors(rtol, rows))
+
+
+@_by_gram_matrix.def_vmap
+def _(axis_size: int, in_batched: list[bool], rtol: Array, rows: Array) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
+    """One decision for all: under `vmap`, a condition would compute both ways."""
+    return _by_gram_matrix(rtol, rows), (True,) * 3
+
+
+def _by_singular_vectors(rtol: float | Array, rows: Array) -> _Triple:
     left, lengths, right = jnp.linalg.svd(rows, full_matrices=False)
-    kept = lengths > rtol * lengths[0]
+    kept = lengths > rtol * lengths[..., :1]
     inverse = jnp.where(kept, 1 / jnp.where(kept, lengths, jnp.ones_like(lengths)), jnp.zeros_like(lengths))
-    return jnp.dot(right.T * inverse[None], left.T, precision="highest"), lengths
+    projection = jnp.sum(jnp.where(kept[..., None], right, jnp.zeros_like(right)) ** 2, -2)
+    scaled = jnp.matrix_transpose(right) * inverse[..., None, :]
+    return _dot(scaled, jnp.matrix_transpose(left)), lengths, projection
+
+
+_dot = functools.partial(jnp.matmul, precision="highest")
 
 
 @_pseudo_inverse.defjvp
-def _(rtol: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Golub & Pereyra (1973), at constant rank; the singular values count as constants."""
+def _(rtol: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[_Triple, _Triple]:
+    """Golub & Pereyra (1973), at constant rank; the singular values and the projection count as constants."""
     (a,), (da,) = primals, tangents
-    p, lengths = _pseudo_inverse(rtol, a)
+    p, lengths, projection = _pseudo_inverse(rtol, a)
 
     def dot(*factors: Array) -> Array:
-        return functools.reduce(functools.partial(jnp.dot, precision="highest"), factors)
+        return functools.reduce(_dot, factors)
 
     beside = dot(p, p.T, da.T - dot(da.T, a, p))
     outside = dot(da.T, p.T, p)
     dp = beside - dot(p, da, p) + outside - dot(p, dot(a, outside))
-    return (p, lengths), (dp, jnp.zeros_like(lengths))
+    return (p, lengths, projection), (dp, jnp.zeros_like(lengths), jnp.zeros_like(projection))
 
 
 def condition_number(rows: Array) -> Array:

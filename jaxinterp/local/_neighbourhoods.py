@@ -177,7 +177,9 @@ def binary_mask(
     ((2,), True)
     """
     removing = masks("binary_mask", x, baseline=baseline, background=background, groups=groups, num_groups=num_groups)
-    return masked_perturbation(removing, tree.bernoulli_like(key, removing.all_kept, 0.5))
+    place = jnp.arange(removing.num_features, dtype=jnp.uint32)
+    words = jax.random.bits(key, (-(-removing.num_features // 32),), jnp.uint32)
+    return masked_perturbation(removing, removing.shaped(words[place // 32] >> place % 32 & 1))
 
 
 def masked_perturbation(removing: Masks, mask: PyTree, weight: Array | None = None) -> Perturbation:

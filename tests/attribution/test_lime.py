@@ -29,9 +29,9 @@ def fit(masks, targets, weights, ridge=0.0):
 
 
 def drawn(seed, n, features):
-    """The masks as the documentation defines them: fair coins from the key folded with the sample and the leaf."""
-    keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), i), 0) for i in range(n)]
-    return np.stack([np.asarray(jax.random.uniform(k, (features,), jnp.float32) < 0.5, float) for k in keys])
+    """The masks: the bits of a random word from the key folded with the sample."""
+    words = [int(jax.random.bits(jax.random.fold_in(jax.random.key(seed), i), (1,), jnp.uint32)[0]) for i in range(n)]
+    return np.array([[word >> i & 1 for i in range(features)] for word in words], float)
 
 
 def weights_of(masks, width):

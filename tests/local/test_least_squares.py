@@ -319,6 +319,27 @@ def test_clusters_are_needed_where_samples_depend_on_each_other():
 
 
 @pytest.mark.core
+@pytest.mark.numerics
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, 40.0), (30.0, 60.0), (1.0, 1e3), (1e3, 1e3)])
+def test_any_condition_alone_and_in_a_batch(scales):
+    """Well-conditioned rows are solved in another way than the others; the answer does not tell which."""
+    one = [problem(seed) for seed in (7, 8)]
+    designs = jnp.stack([jnp.asarray(d * np.array([1, 1, s]), float) for (d, _, _), s in zip(one, scales, strict=True)])
+    targets, weights = (jnp.stack([jnp.asarray(given[i], float) for given in one]) for i in (1, 2))
+    batch = jax.jit(jax.vmap(local.weighted_least_squares))(designs, targets, weights)
+    nested = jax.vmap(jax.vmap(local.weighted_least_squares))(designs[None], targets[None], weights[None])
+    for i, scale in enumerate(scales):
+        given = [np.asarray(a[i], np.float64) for a in (designs, targets, weights)]
+        tolerance = (1e-15 if X64 else 1e-6) * scale
+        alone = SOLVE(designs[i], targets[i], weights[i], 0.0)
+        rows = np.sqrt(given[2])[:, None] * (given[0] - np.average(given[0], axis=0, weights=given[2]))
+        for found in (alone, jax.tree.map(lambda a, i=i: a[i], batch), jax.tree.map(lambda a, i=i: a[0, i], nested)):
+            got, wanted = np.asarray(found.coefficients), reference(*given, 0.0).coef_
+            np.testing.assert_allclose(got * [1, 1, scale], wanted * [1, 1, scale], rtol=0, atol=20 * tolerance)
+            np.testing.assert_allclose(found.condition, np.linalg.cond(rows), rtol=20 * tolerance)
+
+
+@pytest.mark.core
 def test_no_columns():
     got = local.weighted_least_squares(jnp.zeros((3, 0)), jnp.array([1.0, 2.0, 6.0]), jnp.ones(3))
     assert got.coefficients.shape == got.stderr.shape == (0,)
