@@ -134,11 +134,13 @@ def _local_models(
     f = head(logits_fn)
     stddev, samples = settings.secant_stddev, max(settings.secant_samples, 2 * x.size)
     tangent = local.tangent(f)(x, label)
-    fit = local.secant(f, neighbourhood=local.gaussian, num_samples=samples, chunk_size=16)
-    secant = fit(jax.random.fold_in(key, 0), x, label, stddev=stddev)
+    values = local.samples(f, neighbourhood=local.gaussian, num_samples=samples, chunk_size=16)
+    sampled = values(jax.random.fold_in(key, 0), x, label, stddev=stddev)
+    secant = local.Linear().fitted(sampled, "squared_error").surrogate
     fidelity = functools.partial(evaluation.local_r_squared(f), stddev=stddev)
     fresh = jax.random.fold_in(key, 1)
-    return {
+    of_tree = {"points": sampled.coordinates, "values": sampled.values} if x.ndim == 1 else {}  # of an image too many
+    return of_tree | {
         "tangent_slope": tangent.slope,
         "secant_slope": secant.slope,
         "secant_stderr": secant.stderr,

@@ -16,6 +16,7 @@ from jaxinterp.app._explain import LOCAL_MODELS
 from jaxinterp.app._measure import EPSILON, robustness_name
 from jaxinterp.app._methods import METHODS
 from jaxinterp.app._run import Run
+from jaxinterp.app._tree import SurrogateTree, fitted_tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,9 @@ Arrays = dict[str, np.ndarray]
 
 EXTREMES = 8
 """How many of the least and of the most robust examples are shown."""
+
+TREES, TREE_DEPTH = 4, 3
+"""Of how many examples of a table there is a tree, and how many questions it asks."""
 
 
 def report(run: Run) -> dict[str, Any]:
@@ -92,6 +96,20 @@ def _figures(run: Run) -> dict[str, Figure]:
         captions = [f"{row['title']}\n{row['probability']:.2f}" for row in extremes]
         made["extremes"] = figures.extreme_images(images, captions)
     return made
+
+
+def _trees(run: Run) -> list[tuple[str, SurrogateTree]]:
+    """Trees that describe the function around the first examples of a table, in the units of the data."""
+    models, dataset = _load(run, f"explanations/{LOCAL_MODELS}"), run.dataset
+    if "points" not in models:
+        return []
+    titles = _titles(run, _load(run, "explanations/examples"))
+    points = dataset.normalisation.undo(models["points"])
+    return [
+        (title, fitted_tree(x, y, max_depth=TREE_DEPTH, feature_names=dataset.feature_names))
+        for title, x, y, finite in zip(titles, points, models["values"], models["finite"], strict=True)
+        if finite
+    ][:TREES]
 
 
 def _titles(run: Run, examples: Arrays) -> list[str]:
@@ -176,6 +194,7 @@ def _page(run: Run, pictures: Mapping[str, Picture]) -> str:
         pictures=pictures,
         warnings=_warnings(run, results),
         methods=[METHODS[name] for name in run.experiment.explain.methods],
+        trees=_trees(run),
         extremes=_extremes(run),
         level=f"{max(run.experiment.measure.stddevs):g}",
         command=run.command,

@@ -46,9 +46,22 @@ def surrogate_tree(
     >>> tree.rules.splitlines()[0].startswith("|--- a <="), tree.r_squared
     (True, 1.0)
     """
+    coordinates, values, weights = (np.asarray(a) for a in (samples.coordinates, samples.values, samples.weights))
+    return fitted_tree(coordinates, values, weights, max_depth=max_depth, feature_names=feature_names, seed=seed)
+
+
+def fitted_tree(
+    coordinates: np.ndarray,
+    values: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    max_depth: int,
+    feature_names: Sequence[str] | None,
+    seed: int = 0,
+) -> SurrogateTree:
+    """`surrogate_tree` of coordinates, [samples, features], and values, [samples]."""
     from sklearn.tree import DecisionTreeRegressor, export_text  # scikit-learn takes a second to import
 
-    coordinates, values, weights = (np.asarray(a) for a in (samples.coordinates, samples.values, samples.weights))
     if feature_names is not None and len(feature_names) != coordinates.shape[1]:
         raise ValueError(f"There are {coordinates.shape[1]} coordinates, but {len(feature_names)} names.")
     regressor = DecisionTreeRegressor(max_depth=max_depth, random_state=seed)

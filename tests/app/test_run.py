@@ -15,6 +15,7 @@ from jaxinterp.app import _codec, _stages
 from jaxinterp.app._dry_run import dry_run
 from jaxinterp.app._progress import Reporter
 from jaxinterp.app._run import STAGES, Run
+from jaxinterp.app._tree import fitted_tree
 from jaxinterp.app._workdir import Workdir, WorkdirError
 from tests.app import tiny
 
@@ -292,12 +293,22 @@ def test_the_report_is_one_file_with_everything_in_it(finished):
     assert len(list((finished / "figures").glob("*.png"))) >= 7
 
 
+def surrogate_tree_of(points, values):
+    """By scikit-learn; trees do not depend on the units of their features."""
+    return fitted_tree(points, values, max_depth=3, feature_names=None)
+
+
 def test_a_table_is_reported_too(tmp_path):
     changes = {"data": tiny.app.BreastCancer(), "gates": ()}
     _stages.perform(make_run(tmp_path / "work", **changes), STAGES)
     page = (tmp_path / "work" / "report.html").read_text()
     assert "no gates" in page
     assert "malignant" in page
+    with np.load(tmp_path / "work" / "explanations" / "local_models.npz") as models:
+        assert models["points"].shape[::2] == (len(models["values"]), 30)
+        tree = surrogate_tree_of(models["points"][0], models["values"][0])
+    assert f"R² {tree.r_squared:.3g}" in page, "a tree of the samples"
+    assert page.count("|--- worst") + page.count("|--- mean") > 4, "its rules, in the names of the features"
     assert results_of(tmp_path / "work")["sparsity"]["removed_fraction"] == 0
 
 
