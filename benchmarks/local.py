@@ -220,9 +220,8 @@ def main():
         print(f"{title:<42}{'method':<14}{'seconds':>9}{'times ours':>12}{'error':>12}")
         for who, method, took, error in rows:
             ratio = took / own[method][0]
-            print(
-                f"{who:<42}{method:<14}{took:9.3f}{ratio:12.1f}{'' if error is None else f'{error[0]:12.2e} ± {error[1]:.0e}'}"
-            )
+            accuracy = "" if error is None else f"{error[0]:12.2e} ± {error[1]:.0e}"
+            print(f"{who:<42}{method:<14}{took:9.3f}{ratio:12.1f}{accuracy}")
             if not who.startswith("jaxinterp"):
                 least = ALLOWED_SPEED if title.startswith("100") else 1.0
                 claims.append((f"{who}, {method}: times as slow", ratio, ratio >= least, f"at least {least}"))
