@@ -155,10 +155,8 @@ for name, instance in instances.items():
 # models are those of the probability, and no weights. The distance is relative, in L1.
 
 # %%
-truths = {
-    name: (layers[0], rows, last) for name, (f, layers, rows) in models.items() if len(layers) == 1 for last in [f]
-}
-for name, ((weight, bias), rows, _) in truths.items():
+truths = {name: (layers[0], rows) for name, (_, layers, rows) in models.items() if len(layers) == 1}
+for name, ((weight, bias), rows) in truths.items():
     is_logistic = "logistic" in name
     kind = local.LogisticModel if is_logistic else local.LinearModel
     origin = jnp.zeros_like(rows[0])
@@ -204,7 +202,7 @@ classes = {
     "quadratic, diagonal": local.Quadratic("diagonal"),
     "quadratic, rank 2": local.Quadratic(2),
 }
-print(f"{'':<22}{'R²':>8}{'coefficients':>14}{'condition':>12}")
+print(f"{'':<22}{'R²':>8}{'slopes not 0':>14}{'condition':>12}")
 for label, model in classes.items():
     fit = local.fit(f, neighbourhood=local.gaussian, model=model, num_samples=2000)
     found = jax.jit(functools.partial(fit, stddev=0.3))(jax.random.key(4), rows[0])

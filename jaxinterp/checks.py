@@ -91,6 +91,11 @@ def floating(method: str, tree: PyTree) -> PyTree:
                 f"`{method}` needs floating-point arrays, but {where} is {leaf!r}; "
                 f"write `jnp.asarray({leaf!r}, float)`."
             )
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            raise TypeError(
+                f"`{method}` needs floating-point arrays, but {where} is a random key. A key is the first argument of "
+                "a method that draws samples, and of no other."
+            )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
                 f"`{method}` needs floating-point arrays, but {where} has dtype {dtype}. Such values can be "

@@ -15,7 +15,7 @@ class SurrogateTree:
 
     Attributes:
       rules: the tree as text.
-      r_squared: the weighted share of the variance over the samples that it explains.
+      r_squared: the weighted share of the variance over the samples that it explains; NaN where there is none.
       regressor: the tree of scikit-learn, a function of the flat coordinates.
     """
 
@@ -67,4 +67,6 @@ def fitted_tree(
     regressor = DecisionTreeRegressor(max_depth=max_depth, random_state=seed)
     regressor.fit(coordinates, values, sample_weight=weights)
     rules = export_text(regressor, feature_names=None if feature_names is None else list(feature_names), decimals=3)
-    return SurrogateTree(rules, float(regressor.score(coordinates, values, sample_weight=weights)), regressor)
+    known = weights is None or weights > 0
+    explained = np.nan if np.ptp(values[known]) == 0 else regressor.score(coordinates, values, sample_weight=weights)
+    return SurrogateTree(rules, float(explained), regressor)

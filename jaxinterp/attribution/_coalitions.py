@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp import batching, interpreters, local
+from jaxinterp import batching, interpreters, local, tree
 from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
@@ -56,6 +56,7 @@ def marginals(values: Array, num_features: int) -> tuple[Array, Array]:
     without = np.stack([indices[(indices >> i) & 1 == 0] for i in range(d)])
     by_size = np.array([1 / (d * math.comb(d - 1, k)) for k in range(d)])
     weights = by_size[bit_counts(without)]
+    values = values.astype(tree.accumulator(values.dtype))
     change = values[without | (1 << np.arange(d))[:, None]] - values[without]
     return jnp.asarray(weights, change.dtype), change
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp import checks
+from jaxinterp import checks, tree
 from jaxinterp.attribution._coalitions import all_values, bit_counts
 from jaxinterp.typing import Array, PyTree, ScalarFn
 
@@ -104,8 +104,9 @@ def _from_values(
     def attribute(*args: PyTree, **arrays: PyTree) -> Interactions:
         removing, values = evaluate(*args, **arrays)
         d = removing.num_features
-        weights = jnp.asarray(operator(d), values.dtype)
-        found = jnp.dot(weights, values - values[0], precision="highest")
+        wide = values.astype(tree.accumulator(values.dtype))
+        weights = jnp.asarray(operator(d), wide.dtype)
+        found = jnp.dot(weights, wide - wide[0], precision="highest").astype(values.dtype)
         first, second = np.triu_indices(d, 1)
         pairs = jnp.zeros((d, d), values.dtype).at[first, second].set(found[d:])
         return Interactions(found[:d], pairs + pairs.T)

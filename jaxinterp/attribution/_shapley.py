@@ -74,7 +74,8 @@ def kernel_shap(
     equal to it at the full and at the empty mask: `local.fit` over `local.coalitions`. So the values sum to f(x) - f(b)
     exactly. Small and large masks are all taken, as far as the samples reach, the others in pairs of a mask and its
     complement; with :math:`2^d - 2` samples or more it is `exact_shapley`. Features that removing does not change have
-    the value 0, and no derivative.
+    the value 0, and no derivative. With few samples the estimate is biased, of order 1/samples, and its error uncertain:
+    take ten for each feature or more.
 
     Args:
       f: a scalar function.
@@ -105,7 +106,7 @@ def kernel_shap(
     def estimate(key: Key, *args: PyTree, **arrays: PyTree) -> Estimate:
         g, x = restrict_scalar("kernel_shap", f, argnums, args)
         removing = local.masks("kernel_shap", x, num_groups=num_groups, **arrays)
-        count, d = jnp.asarray(num_samples, jnp.int32), removing.num_features
+        d = removing.num_features
         if num_samples < 2 * (d - 1):
             raise ValueError(
                 f"`kernel_shap` needs {2 * (d - 1)} samples for {d} features, two for each but one: a mask and its "
@@ -115,8 +116,11 @@ def kernel_shap(
             checks.key("kernel_shap", key)
             v = removing.function(g)
             change = v(removing.shaped(jnp.ones(1))) - v(removing.shaped(jnp.zeros(1)))
-            return Estimate(removing.spread(change[None]), removing.spread(jnp.zeros_like(change)[None]), count)
+            nothing = removing.spread(jnp.zeros_like(change)[None])
+            return Estimate(removing.spread(change[None]), nothing, jnp.zeros((), jnp.int32))
         model = fit(key, *args, **arrays)
+        size = design.size(x)
+        count = jnp.asarray(0 if design.fixed(x) == size else size, jnp.int32)  # 0 where nothing is sampled
         return Estimate(removing.spread_mask(model.slope), removing.spread_mask(model.stderr), count)
 
     return averaged(estimate)
@@ -134,14 +138,14 @@ def sampling_shapley(
 
     :math:`\phi_i = \mathbb E_\pi\bigl[v(S_\pi(i) \cup i) - v(S_\pi(i))\bigr]`, where :math:`S_\pi(i)` are the features
     before i in the order π; each order is taken forwards and backwards. The estimate is unbiased, and for every order
-    its sum is f(x) - f(b). f is evaluated 2d times for each.
+    its sum is f(x) - f(b). f is evaluated 2(d - 1) times for each, and at x and b.
 
     Args:
       f: a scalar function.
       argnums: the explained argument, or several (then the result is a tuple).
       num_permutations: how many orders.
       num_groups: the number of features d if `groups` are given at the call.
-      chunk_size: orders evaluated together, with 2(d + 1) inputs each. `None` takes all.
+      chunk_size: orders evaluated together, with 2(d - 1) inputs each. `None` takes all.
 
     Returns:
       A function of a key, f's arguments and the keywords of `exact_shapley`; the map is like the explained argument, in
@@ -165,10 +169,12 @@ def sampling_shapley(
         removing = local.masks("sampling_shapley", x, num_groups=num_groups, **arrays)
         d = removing.num_features
         v = removing.function(g)
+        ends = jnp.stack([v(removing.shaped(mask)) for mask in (jnp.zeros(d), jnp.ones(d))])
 
         def contributions(rank: Array) -> Array:
-            kept = rank[None] < jnp.arange(d + 1, dtype=rank.dtype)[:, None]
-            values = jax.vmap(lambda mask: v(removing.shaped(mask)))(kept)
+            kept = rank[None] < jnp.arange(1, d, dtype=rank.dtype)[:, None]
+            inner = jax.vmap(lambda mask: v(removing.shaped(mask)))(kept) if d > 1 else ends[:0]
+            values = jnp.concatenate([ends[:1], inner, ends[1:]])
             return values[rank + 1] - values[rank]
 
         def sample(k: Key) -> PyTree:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+from jaxinterp import checks
 from jaxinterp.derivatives import Estimate
 from jaxinterp.typing import Key, PyTree
 
@@ -25,8 +26,13 @@ class Stochastic:
 
 
 def averaged(estimate: Callable[..., Estimate]) -> Stochastic:
-    """The stochastic method whose map is the mean of `estimate`."""
-    return Stochastic(lambda key, *args, **arrays: estimate(key, *args, **arrays).mean, estimate)
+    """The stochastic method whose map is the mean of `estimate`, a function inside of the method."""
+    method = estimate.__qualname__.split(".")[0]
+
+    def estimated(key: Key, *args: PyTree, **arrays: PyTree) -> Estimate:
+        return estimate(checks.key(method, key), *args, **arrays)
+
+    return Stochastic(lambda key, *args, **arrays: estimated(key, *args, **arrays).mean, estimated)
 
 
 def with_stderr(method: Callable[..., PyTree]) -> Callable[..., Estimate]:

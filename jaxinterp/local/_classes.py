@@ -117,8 +117,10 @@ class Linear:
     def _selected(self, samples: Samples, z: Array, y: Array, w: Array) -> LeastSquares:
         """Least squares in the selected features; the others have the coefficient and the error 0."""
         count = min(self.num_features or z.shape[1], z.shape[1])
-        chosen = jnp.argsort(-least_angle(*moments(z, y, w), count))[:count]
-        solution = weighted_least_squares(z[:, chosen], y, w, self.ridge, **chance(samples))
+        entered = least_angle(*moments(z, y, w), count)
+        chosen = jnp.argsort(-entered)[:count]
+        rows = z[:, chosen] * entered[chosen][None]  # fewer where the others depend on these
+        solution = weighted_least_squares(rows, y, w, self.ridge, **chance(samples))
         slope, stderr = (
             jnp.zeros(z.shape[1:], z.dtype).at[chosen].set(v) for v in (solution.coefficients, solution.stderr)
         )
@@ -128,12 +130,16 @@ class Linear:
         """Least squares in the coefficients b with ⟨b, anchor⟩ = f(x) - f(0): b is one of them plus any orthogonal."""
         top, bottom = (value.astype(y.dtype) for value in samples.ends())
         total, rise = top - bottom, y - top
-        length = jnp.sqrt(jnp.sum(anchor**2))
-        one = anchor * (total / length**2)
-        mirror = (anchor / length).at[0].add(jnp.where(anchor[0] < 0, -1.0, 1.0).astype(anchor.dtype))
+        square = jnp.sum(anchor**2)
+        is_void = square == 0  # nothing to be complete about; then all coefficients must be idle
+        is_idle = (anchor == 0) & jnp.all(z == 0, 0)
+        square = jnp.where(is_void, jnp.ones_like(square), square)
+        total = jnp.where(is_void & ~jnp.all(is_idle), jnp.full_like(total, jnp.nan), total)
+        one = anchor * (total / square)
+        mirror = (anchor / jnp.sqrt(square)).at[0].add(jnp.where(anchor[0] < 0, -1.0, 1.0).astype(anchor.dtype))
         basis = jnp.eye(len(anchor), dtype=z.dtype) - 2 * jnp.outer(mirror, mirror) / jnp.sum(mirror**2)
         basis = basis[:, 1:]  # the first column is parallel to the anchor
-        idle = jnp.where(anchor == 0, jnp.sqrt(jnp.sum(w)) / 2, jnp.zeros_like(anchor))
+        idle = jnp.where(is_idle, jnp.sqrt(jnp.sum(w)) / 2, jnp.zeros_like(anchor))
         solution = weighted_least_squares(
             jnp.dot(z, basis, precision="highest"),
             rise - dot(z, one),
@@ -182,7 +188,8 @@ class SparseLinear:
         gram, cross = moments(z, y, w)
         b, residual, count = lasso(gram, cross, self.penalty, tolerance=tolerance, max_sweeps=self.max_sweeps)
         a = jnp.sum(w * (y - dot(z, b))) / jnp.sum(w)
-        condition = condition_number(jnp.sqrt(w)[:, None] * (z - dot(w / jnp.sum(w), z)[None]))
+        after = 0 * jax.lax.stop_gradient(b)[None]  # one decomposition after the other: docs/notes/batched-lapack.md
+        condition = condition_number(jnp.sqrt(w)[:, None] * (z - dot(w / jnp.sum(w), z)[None]) + after)
         surrogate = LinearModel(**linear_part(samples, a, b, jnp.full_like(b, jnp.nan)))
         return evidence(samples, surrogate, a + dot(z, b), condition, residual, count)
 
@@ -224,7 +231,7 @@ class Logistic:
         y = jnp.where((y >= 0) & (y <= 1), y, jnp.full_like(y, jnp.nan))
         tolerance = 10 * float(jnp.finfo(z.dtype).eps) if self.tolerance is None else self.tolerance
         b, covariance, condition, residual, count = logistic_regression(
-            z, y, w, self.ridge, tolerance=tolerance, max_steps=self.max_steps
+            z, y, w, self.ridge, tolerance=tolerance, max_steps=self.max_steps, **chance(samples)
         )
         surrogate = LogisticModel(**linear_part(samples, b[0], b[1:], jnp.sqrt(jnp.diag(covariance)[1:])))
         return evidence(samples, surrogate, jax.nn.sigmoid(b[0] + dot(z, b[1:])), condition, residual, count)

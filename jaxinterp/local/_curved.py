@@ -11,7 +11,7 @@ from jaxinterp import checks
 from jaxinterp.local._evidence import chance, dot, evidence, is_zero, linear_part, require, weighted_mean, wide
 from jaxinterp.local._least_squares import weighted_least_squares
 from jaxinterp.local._samples import Loss, Samples
-from jaxinterp.local._surrogates import AdditiveModel, LocalModel, QuadraticModel
+from jaxinterp.local._surrogates import AdditiveModel, LocalModel, QuadraticModel, hinges
 from jaxinterp.typing import Array
 
 
@@ -19,9 +19,10 @@ from jaxinterp.typing import Array
 class Quadratic:
     r"""Quadratic models :math:`a + \langle b, \delta\rangle + \tfrac12\delta^\top H\delta`, δ = z - z₀, in closed form.
 
-    Gradient matching regresses ∇f on δ. A low rank r means :math:`H = V C V^\top` with the r leading left singular
-    vectors V of :math:`\sum_i w_i (\nabla f_i - \overline{\nabla f})\,\delta_i^\top`: for Gaussian noise, up to the
-    variance, the mean Hessian (Stein, 1981), and for a quadratic f of that rank the range of its Hessian.
+    Gradient matching finds the symmetric H nearest to the change of ∇f with δ. A low rank r means
+    :math:`H = V C V^\top` with the r leading left singular vectors V of
+    :math:`\sum_i w_i (\nabla f_i - \overline{\nabla f})\,\delta_i^\top`: for Gaussian noise, up to the variance, the
+    mean Hessian (Stein, 1981), and for a quadratic f of that rank the range of its Hessian.
 
     Attributes:
       hessian: "full", "diagonal", or a rank.
@@ -46,7 +47,9 @@ class Quadratic:
 
     def num_coefficients(self, loss: Loss, coordinates: int) -> int:
         if loss == "gradient_matching":
-            return 2 if self.hessian == "diagonal" else coordinates + 1
+            if isinstance(self.hessian, str):
+                return 2 if self.hessian == "diagonal" else coordinates + 1
+            return min(self.hessian, coordinates) + 1
         if not is_zero(self.ridge):
             return 2
         if self.hessian == "diagonal":
@@ -93,19 +96,52 @@ class Quadratic:
         self, samples: Samples, unit: Array, inner: Array, directions: Array | None, slopes: Array, y: Array, w: Array
     ) -> tuple[Array, ...]:
         seen = slopes if directions is None else jnp.dot(slopes, directions, precision="highest")
+        share = w / jnp.sum(w)
+        offsets, changes = (values - dot(share, values)[None] for values in (inner, seen))
+        weighted = w[:, None] * offsets
         if self.hessian == "diagonal":
-            fits = jax.vmap(lambda s, u: weighted_least_squares(u[:, None], s, w, self.ridge), (1, 1))(seen, inner)
-            c = fits.coefficients[:, 0]
+            c, condition = _diagonal_hessian(jnp.sum(weighted * offsets, 0), jnp.sum(weighted * changes, 0), self.ridge)
             bend = inner * c[None]
         else:
-            fits = jax.vmap(lambda s: weighted_least_squares(inner, s, w, self.ridge), 1)(seen)
-            c = (fits.coefficients + fits.coefficients.T) / 2
+            square, mixed = (jnp.dot(weighted.T, other, precision="highest") for other in (offsets, changes))
+            c, condition = _symmetric_hessian(square, mixed + mixed.T, self.ridge)
             bend = jnp.dot(inner, c, precision="highest")
         rest = slopes - (bend if directions is None else jnp.dot(bend, directions.T, precision="highest"))
         b, stderr = weighted_mean(rest, w, samples)
         curved = jnp.sum(bend * inner, 1) / 2
         a = jnp.sum(w * (y - dot(unit, b) - curved)) / jnp.sum(w)
-        return a, b, c, stderr, jnp.max(fits.condition)
+        return a, b, c, stderr, condition
+
+
+def _diagonal_hessian(squares: Array, mixed: Array, ridge: float) -> tuple[Array, Array]:
+    """The coefficients of least squares of each slope on its own coordinate; and the condition, 1 or infinite."""
+    is_open = squares > 0
+    c = jnp.where(is_open, mixed / jnp.where(is_open, squares + ridge, jnp.ones_like(squares)), jnp.zeros_like(mixed))
+    return c, jnp.where(jnp.all(is_open), jnp.ones((), c.dtype), jnp.full((), jnp.inf, c.dtype))
+
+
+def _symmetric_hessian(square: Array, twice: Array, ridge: float) -> tuple[Array, Array]:
+    r"""The symmetric H of least squares, :math:`HS + SH = M + M^\top`, and the condition number of its rows.
+
+    S is the sum of :math:`w \delta\delta^\top`, M that of :math:`w \delta \nabla f^\top`; the ridge adds to the
+    eigenvalues of S. The second solution, of what the first leaves, has the derivative of the equation.
+    """
+    eigenvalues, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(square))
+    pairs = eigenvalues[:, None] + eigenvalues[None] + 2 * jax.lax.stop_gradient(jnp.asarray(ridge, square.dtype))
+    noise = len(pairs) * float(jnp.finfo(pairs.dtype).eps) * eigenvalues[-1]
+    is_open = pairs > noise
+    square = square + ridge * jnp.eye(len(square), dtype=square.dtype)
+
+    def solved(right: Array) -> Array:
+        inner = vectors.T @ right @ vectors
+        inner = jnp.where(is_open, inner / jnp.where(is_open, pairs, jnp.ones_like(pairs)), jnp.zeros_like(inner))
+        return vectors @ inner @ vectors.T
+
+    with jax.default_matmul_precision("highest"):
+        first = jax.lax.stop_gradient(solved(twice))
+        hessian = first + solved(twice - first @ square - square @ first)
+    smallest = jnp.where(eigenvalues[0] > noise, eigenvalues[0], jnp.zeros_like(noise))
+    return hessian, jnp.sqrt(eigenvalues[-1] / smallest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +173,8 @@ class Additive:
         z, y, w = wide(samples)
         levels = jnp.arange(1, self.num_knots + 1, dtype=z.dtype) / (self.num_knots + 1)
         knots = jax.lax.stop_gradient(jnp.quantile(z, levels, axis=0)).T
-        bent = jax.nn.relu(z[:, :, None] - knots[None]) - jax.nn.relu(-knots)[None]
+        is_inside = (knots > jnp.min(z, 0)[:, None]) & (knots < jnp.max(z, 0)[:, None])
+        bent = jnp.where(is_inside[None], hinges(z[:, :, None], knots[None]), jnp.zeros_like(z[:, :, None]))
         design = jnp.concatenate([z, bent.reshape(len(z), -1)], 1)
         solution = weighted_least_squares(design, y, w, self.ridge, **chance(samples))
         p = z.shape[1]

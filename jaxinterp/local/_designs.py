@@ -2,23 +2,19 @@
 
 import dataclasses
 import functools
-import itertools
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxinterp import checks, tree
 from jaxinterp.local._backgrounds import background_row, checked_background
 from jaxinterp.local._masks import masks
 from jaxinterp.local._neighbourhoods import Perturbation, masked_perturbation
+from jaxinterp.local._plans import Plan, plan_of
 from jaxinterp.typing import Array, Key, PyTree
 
 MOST_FEATURES = 20  # of which all subsets are taken
-FEW_SUBSETS = 8  # with fewer subsets of a size than so many for each that is taken, none is taken twice
-FLOOR = 0.005  # the variance that interactions of more than three features add; see `_spread`
 MOST_COMPARED = 128  # features whose order is found by comparing all pairs
 
 
@@ -114,11 +110,11 @@ def coalitions(num_samples: int, *, num_groups: int | None = None) -> Design:
     """
     checks.positive_integer("num_samples", num_samples)
 
-    def plan(x: PyTree) -> "_Plan":
+    def plan(x: PyTree) -> Plan:
         features = _count(num_groups, x)
         if features < 2:
             raise ValueError("`coalitions` are masks of two features or more; the value of one is f(x) - f(b).")
-        return _plan(features, num_samples)
+        return plan_of(features, num_samples)
 
     def draw(key: Key, index: Array, x: PyTree, **arrays: PyTree) -> Perturbation:
         removing = masks("coalitions", x, num_groups=num_groups, **arrays)
@@ -168,99 +164,7 @@ def _count(num_groups: int | None, x: PyTree) -> int:
     return tree.size(x) if num_groups is None else checks.positive_integer("num_groups", num_groups)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Plan:
-    """Masks that are listed, with their weights, and sizes of which pairs of masks are sampled.
-
-    Attributes:
-      masks: the listed masks.
-      weights: of the listed masks.
-      pairs: how many pairs are sampled.
-      sizes: of the smaller mask of a pair.
-      cumulative: the share of the pairs up to each size.
-      shares: what the masks of each size weigh together; empty if all that are sampled weigh the same.
-      weight: of each sampled mask, in the mean.
-      subsets: all masks of a size, for those sizes that have few.
-    """
-
-    masks: np.ndarray
-    weights: np.ndarray
-    pairs: int = 0
-    sizes: tuple[int, ...] = ()
-    cumulative: tuple[float, ...] = ()
-    shares: tuple[float, ...] = ()
-    weight: float = 0.0
-    subsets: tuple[np.ndarray | None, ...] = ()
-
-    @property
-    def size(self) -> int:
-        return len(self.masks) + 2 * self.pairs
-
-
-@functools.cache
-def _plan(features: int, num_samples: int) -> _Plan:
-    """Which sizes are listed and which are sampled."""
-    sizes = np.arange(1, features // 2 + 1)
-    is_middle = 2 * sizes == features
-    share = np.where(is_middle, 1, 2) / (sizes * (features - sizes))
-    share = share / share.sum()
-    rows, weights = [np.zeros((0, features), bool)], list[float]()
-    left, first = num_samples, 0
-    while first < len(sizes):
-        subsets = math.comb(features, int(sizes[first])) * (1 if is_middle[first] else 2)
-        if left * share[first] / share[first:].sum() < subsets * (1 - 1e-8):
-            break
-        kept = _subsets(features, int(sizes[first]))
-        rows += [kept] if is_middle[first] else [kept, ~kept]
-        weights += [share[first] / subsets] * subsets
-        left, first = left - subsets, first + 1
-    listed, pairs = _Plan(np.concatenate(rows), np.asarray(weights)), left // 2 if first < len(sizes) else 0
-    if not pairs:
-        return listed
-    rest = sizes[first:].tolist()
-    wanted = share[first:] * np.array([_spread(features, k) for k in rest])
-    is_enough = pairs * wanted.min() >= wanted.sum()  # for a pair of each size; otherwise in proportion to their weight
-    wanted = wanted / wanted.sum() if is_enough else share[first:] / share[first:].sum()
-    return dataclasses.replace(
-        listed,
-        pairs=pairs,
-        sizes=tuple(rest),
-        cumulative=tuple(np.cumsum(wanted).tolist()),
-        shares=tuple(share[first:].tolist()) if is_enough else (),
-        weight=float(share[first:].sum() / (2 * pairs)),
-        subsets=tuple(
-            _subsets(features, k) if math.comb(features, k) < FEW_SUBSETS * pairs * part else None
-            for k, part in zip(rest, wanted, strict=True)
-        ),
-    )
-
-
-def _subsets(features: int, size: int) -> np.ndarray:
-    """All masks that keep `size` features."""
-    chosen = np.array(list(itertools.combinations(range(features), size)))
-    kept = np.zeros((len(chosen), features), bool)
-    np.put_along_axis(kept, chosen, True, axis=1)
-    return kept
-
-
-def _spread(features: int, size: int) -> float:
-    """How much values at masks of a size vary beside what pairs of masks and a linear model settle.
-
-    A pair, a mask and its complement, settles interactions of two features. Of three, with a of them kept, the
-    odd part is -1, 0, 0, 1; what is left of that by a linear function of a is its standard deviation here, with a
-    share of it for interactions of higher order.
-    """
-    kept = np.arange(4)
-    chance = np.array([math.comb(3, a) * math.comb(features - 3, size - a) if size >= a else 0 for a in kept], float)
-    chance = chance / chance.sum()
-    odd, centred = np.array([-1.0, 0, 0, 1]), kept - chance @ kept
-    variance, width = chance @ (odd - chance @ odd) ** 2, chance @ centred**2
-    if width > 0:  # 0 for one of three features
-        variance -= (chance @ (centred * odd)) ** 2 / width
-    return float(np.sqrt(variance + FLOOR))
-
-
-def _sampled(key: Key, index: Array, plan: _Plan) -> tuple[Array, Array]:
+def _sampled(key: Key, index: Array, plan: Plan) -> tuple[Array, Array]:
     """One mask of a pair, and its weight.
 
     Pair j has the size at the level (j + u)/pairs of their distribution. Of a size with few subsets they are drawn

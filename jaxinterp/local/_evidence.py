@@ -89,7 +89,7 @@ def evidence(
     return LocalModel(
         surrogate,
         jnp.where(is_constant, jnp.full_like(explained, jnp.nan), explained),
-        jnp.sum(w) ** 2 / jnp.sum(w**2),
+        1 / jnp.sum(share**2),
         condition,
         jnp.zeros_like(mean) if residual is None else residual,
         jnp.zeros((), jnp.int32) if num_iterations is None else num_iterations,

@@ -78,6 +78,7 @@ def fit(
     >>> [round(float(b), 2) for b in model.slope], round(float(model.r_squared), 3)
     ([2.0, 4.0], 1.0)
     """
+    _check_class(name, model)
     slopes = model.needs_slopes(loss)
     require = functools.partial(_require_enough, name, model, loss)
     sampled = sampling(
@@ -94,17 +95,18 @@ def fit_region(
     num_samples: int,
     loss: Loss = "squared_error",
     model: ModelClass = LINEAR,
-    learners: tuple[int, ...] = (),
+    learners: int | tuple[int, ...] = (),
     weight: Weight = uniform_weight,
     chunk_size: int | None = None,
 ) -> Callable[..., LocalModel]:
     r"""One model for several points: returns `(key, *args, **arrays) -> LocalModel` over all their neighbourhoods.
 
     The explained argument has a leading axis of points, such as a cluster of examples or a grid over a region; sample i
-    lies in the neighbourhood of point i modulo their number. So
+    lies in the neighbourhood of point i modulo their number, so take a multiple of that. Then
     :math:`g^* = \arg\min_g \mathbb E_{x}\,\mathbb E_{z \sim Z(x)}\,\ell(f, g, z)`, and its anchor is the mean of the
     points. Arguments in `learners` have a leading axis, too: trained parameters, say, from several seeds. Each sample
-    takes one at random, and the model is that of what the learning algorithm puts out, not of one of its networks.
+    takes a learner at random, the same entry of each, and the model is that of what the learning algorithm puts out,
+    not of one of its networks. Its standard errors are about the noise, with the learners that there are.
 
     Args:
       f: a scalar function of one example.
@@ -113,13 +115,14 @@ def fit_region(
       num_samples: how many samples, of all points together.
       loss: as for `fit`.
       model: as for `fit`.
-      learners: the positions of arguments with a leading axis of learners.
+      learners: the position of an argument with a leading axis of learners, or several.
       weight: as for `fit`.
       chunk_size: as for `fit`.
 
     Raises:
       TypeError: if the neighbourhood is a design.
-      ValueError: as for `fit`; or if the coordinates are masks, which mean another thing at each point.
+      ValueError: as for `fit`; or if there are fewer samples than points, learners of several numbers, or coordinates
+        that are masks, which mean another thing at each point.
 
     Source: Han, Srinivas & Lakkaraju (2022) for one point.
 
@@ -129,6 +132,7 @@ def fit_region(
     >>> bool(jnp.abs(model.slope[0]) < 0.1), bool(model.r_squared < 0.1)
     (True, True)
     """
+    _check_class("fit_region", model)
     slopes = model.needs_slopes(loss)
     if model.needs_ends:
         raise ValueError("A region has no point at which a model of `fit_region` could be anchored.")
@@ -140,18 +144,25 @@ def fit_region(
     def fitted(key: Key, *args: PyTree, **arrays: PyTree) -> LocalModel:
         checks.key("fit_region", key)
         position = checks.argnums("fit_region", argnums, len(args))[0]
-        varied = checks.argnums("fit_region", learners, len(args)) if learners else ()
+        varied = checks.argnums("fit_region", learners, len(args)) if learners != () else ()
+        if position in varied:
+            raise ValueError(f"Argument {position} of `fit_region` has the points; it cannot be one of the `learners`.")
         points = checks.floating("fit_region", jax.tree.map(jnp.asarray, args[position]))
         count = _rows("fit_region", points)
+        if n < count:
+            raise ValueError(f"`fit_region` needs a sample for each of its {count} points; got num_samples={n}.")
+        stacks = jax.tree.map(jnp.asarray, {i: args[i] for i in varied})
+        num_learners = _rows("fit_region", stacks) if stacks else 0
         anchor = jax.tree.map(lambda rows: jnp.mean(rows, 0), points)
         _require_enough("fit_region", model, loss, n, tree.size(anchor))
 
         def sample(index: Array) -> tuple[ScalarFn, PyTree, Perturbation]:
             k = jax.random.fold_in(key, index)
             here = list(args)
-            for i in varied:
-                row = jax.random.randint(jax.random.fold_in(k, i), (), 0, _rows("fit_region", args[i]), jnp.int32)
-                here[i] = background_row(args[i], row)
+            if stacks:
+                chosen = jax.random.randint(jax.random.fold_in(k, 0), (), 0, num_learners, jnp.int32)
+                for i, stack in stacks.items():
+                    here[i] = background_row(stack, chosen)
             here[position] = background_row(points, index % count)
             g, x = restrict_scalar("fit_region", f, position, tuple(here))
             perturbation = neighbourhood(jax.random.fold_in(k, len(args)), x, **arrays)
@@ -164,10 +175,15 @@ def fit_region(
     return fitted
 
 
+def _check_class(method: str, model: ModelClass) -> None:
+    if isinstance(model, type) or not hasattr(model, "fitted"):
+        raise TypeError(f"`model` of `{method}` must be a class of models such as `local.Linear()`; got {model!r}.")
+
+
 def _rows(method: str, points: PyTree) -> int:
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}
-    if len(lengths) != 1 or () in lengths:
-        raise ValueError(f"`{method}` needs arrays with a leading axis of one length; got {sorted(lengths)}.")
+    if len(lengths) != 1 or () in lengths or (0,) in lengths:
+        raise ValueError(f"`{method}` needs arrays with a leading axis of one length > 0; got {sorted(lengths)}.")
     return lengths.pop()[0]
 
 

@@ -15,7 +15,7 @@ from jaxinterp.local._designs import Design
 from jaxinterp.local._fit import fit
 from jaxinterp.local._neighbourhoods import Neighbourhood
 from jaxinterp.local._samples import Loss, checked_number, drawing, weighed
-from jaxinterp.local._surrogates import LinearModel
+from jaxinterp.local._surrogates import LinearModel, LogisticModel
 from jaxinterp.local._weights import Weight, uniform_weight
 from jaxinterp.typing import Array, Key, PyTree, ScalarFn
 
@@ -85,6 +85,9 @@ def recovery(truth: LinearModel, instance: Instance, chunk_size: int | None = No
       instance: the explanation.
       chunk_size: samples evaluated together; `None` takes all.
 
+    Raises:
+      TypeError: if the truth is another kind of model.
+
     Source: Han, Srinivas & Lakkaraju (2022).
 
     >>> from jaxinterp import local
@@ -96,6 +99,9 @@ def recovery(truth: LinearModel, instance: Instance, chunk_size: int | None = No
     True True
     False True
     """
+    if type(truth) not in (LinearModel, LogisticModel):
+        remedy = "compares slopes: the truth is a `LinearModel` or a `LogisticModel`"
+        raise TypeError(f"`recovery` {remedy}; got {type(truth).__name__}.")
     fitted = instance.fit(truth, 0, chunk_size)
 
     def at(key: Key, x: PyTree) -> Recovery:

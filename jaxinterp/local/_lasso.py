@@ -33,7 +33,8 @@ def lasso(
     g, c = jax.lax.stop_gradient((gram, cross))
     diagonal = jnp.diag(g)
     scale = jnp.maximum(jnp.max(jnp.abs(c)), jnp.asarray(jnp.finfo(c.dtype).tiny, c.dtype))
-    alpha = jnp.asarray(penalty, c.dtype)
+    level = jnp.asarray(penalty, c.dtype)
+    alpha = jax.lax.stop_gradient(level)
 
     def violation(b: Array) -> Array:
         slope = jnp.dot(g, b, precision="highest") - c
@@ -58,17 +59,20 @@ def lasso(
     signs = jnp.sign(jax.lax.stop_gradient(b))
     chosen = (signs != 0).astype(c.dtype)
     inside = gram * jnp.outer(chosen, chosen) + jnp.diag(1 - chosen)
-    polished = chosen * jnp.linalg.solve(inside, chosen * (cross - alpha * signs))
-    constant = jax.lax.stop_gradient(polished)
+    constant = chosen * jnp.linalg.solve(jax.lax.stop_gradient(inside), chosen * (c - alpha * signs))
     missed, missed_before = violation(constant), violation(b)
     is_settled = missed <= jnp.maximum(missed_before, float(jnp.finfo(c.dtype).eps) ** 0.5)
     b = jnp.where(missed <= missed_before, constant, b)
-    moved = jnp.where(is_settled, polished - constant, jnp.zeros_like(b))  # 0, with the derivative of the optimum
-    return b + moved, violation(b), count
+    inside = jnp.where(is_settled, inside, jnp.eye(len(c), dtype=c.dtype))
+    polished = chosen * jnp.linalg.solve(inside, chosen * (cross - level * signs))
+    polished = jnp.where(is_settled, polished, jnp.zeros_like(polished))
+    return b + (polished - jax.lax.stop_gradient(polished)), violation(b), count  # with the derivative of the optimum
 
 
 def least_angle(gram: Array, cross: Array, num_features: int) -> Array:
     """Which features enter the least-angle path first, as a mask [features] of zeros and ones.
+
+    One that depends linearly on those before does not enter.
 
     Args:
       gram: second moments of the centred features, [features, features].
@@ -85,15 +89,19 @@ def least_angle(gram: Array, cross: Array, num_features: int) -> Array:
     def enter(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         chosen, b = state
         rest = c - jnp.dot(g, b, precision="highest")
-        candidate = jnp.argmax(jnp.where(chosen > 0, -1, jnp.abs(rest)))
-        chosen = chosen.at[candidate].set(1)
+        inside = g * jnp.outer(chosen, chosen) + jnp.diag(1 - chosen)
+        explained = jnp.linalg.solve(inside, chosen[:, None] * g)  # by the chosen, of each feature
+        new = jnp.diag(g) - jnp.sum(chosen[:, None] * g * explained, 0)
+        is_barred = (chosen > 0) | (new <= 100 * float(jnp.finfo(g.dtype).eps) * jnp.diag(g))
+        candidate = jnp.argmax(jnp.where(is_barred, -1, jnp.abs(rest)))
+        chosen = jnp.where(jnp.all(is_barred), chosen, chosen.at[candidate].set(1))
         level = jnp.max(jnp.abs(rest) * chosen)
         inside = g * jnp.outer(chosen, chosen) + jnp.diag(1 - chosen)
         direction = chosen * jnp.linalg.solve(inside, chosen * jnp.sign(rest))
         change = jnp.dot(g, direction, precision="highest")
         # The largest step at which the correlation of a feature outside, of either sign, has caught up.
         steps = jnp.stack([(level - rest) / _nonzero(1 - change), (level + rest) / _nonzero(1 + change)])
-        is_open = (chosen == 0)[None] & (steps > 0)
+        is_open = ~is_barred[None] & (chosen == 0)[None] & (steps > 0)
         return chosen, b + jnp.min(jnp.where(is_open, steps, level)) * direction
 
     start = (jnp.zeros_like(c), jnp.zeros_like(c))

@@ -67,7 +67,11 @@ def weighted_least_squares(
 
     Returns:
       A `LeastSquares`.
+
+    Raises:
+      ValueError: if the ridge is negative.
     """
+    checks.non_negative("ridge", ridge)
     samples, features = design.shape
     share = weights / jnp.sum(weights)
     middle, height = jnp.zeros((features,), design.dtype), jnp.zeros((), targets.dtype)
@@ -89,14 +93,14 @@ def weighted_least_squares(
     slope = jnp.dot(pseudo_inverse, heights, precision="highest")
     constant = height - jnp.dot(middle, slope, precision="highest")
     residual = heights - jnp.dot(rows, slope, precision="highest")
-    freedom = samples - features - intercept
+    freedom = samples // cluster - features - intercept  # a mask and its complement are one row, up to the sign
     influence = (pseudo_inverse * residual[None])[:, fixed:]
     if basis is not None:
         slope, influence = (jnp.dot(basis, part, precision="highest") for part in (slope, influence))
         determined = jnp.broadcast_to(jnp.all(determined), slope.shape)
     if cluster > 1:
         influence = jnp.sum(influence.reshape(len(influence), -1, cluster), axis=2)
-    stderr = jnp.sqrt(samples / max(freedom, 1) * jnp.sum(influence**2, axis=1))
+    stderr = jnp.sqrt(samples // cluster / max(freedom, 1) * jnp.sum(influence**2, axis=1))
     is_known = determined & (freedom > 0) | (fixed == samples)
     return LeastSquares(
         constant,
@@ -167,7 +171,7 @@ def _(rtol: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[_Trip
 
     beside = dot(p, p.T, da.T - dot(da.T, a, p))
     outside = dot(da.T, p.T, p)
-    dp = beside - dot(p, da, p) + outside - dot(p, dot(a, outside))
+    dp = beside - dot(p, da, p) + outside - dot(p, a, outside)
     return (p, lengths, projection), (dp, jnp.zeros_like(lengths), jnp.zeros_like(projection))
 
 

@@ -111,14 +111,16 @@ def masks(
     """Checks what removes features of x, and how entries form features; see `Masks`.
 
     Raises:
-      TypeError: if the background is not floating-point, the groups are not integers, or only one of `groups` and
-        `num_groups` is given.
+      TypeError: if there are both a baseline and a background, the background is not floating-point, the groups are
+        not integers, or only one of `groups` and `num_groups` is given.
       ValueError: if a baseline, a background or groups do not fit x.
 
     >>> v = masks("example", jnp.array([1.0, 2.0]), baseline=5.0).function(jnp.sum)
     >>> float(v(jnp.array([1.0, 0.0])))
     6.0
     """
+    if background is not None and not (isinstance(baseline, float) and baseline == 0):
+        raise TypeError(f"`{method}` replaces features by a `baseline` or by the rows of a `background`, not by both.")
     groups_of, num_features = feature_groups(method, groups, num_groups, x)
     rows = None if background is None else checked_background(method, background, x)[0]
     origin = tree.broadcast_prefix("baseline", baseline, x) if background is None else None

@@ -141,9 +141,15 @@ def scaling(key: Key, x: PyTree, *, baseline: PyTree = 0.0, low: Array | float =
       baseline: b, a pytree prefix of x.
       low: the smallest α, from 0 to 1.
 
+    Raises:
+      ValueError: if `low` is not from 0 to 1.
+
     >>> scaling(jax.random.key(0), jnp.ones(3), low=1.0).coordinates.tolist()
     [1.0, 1.0, 1.0]
     """
+    known = checks.concrete(low)
+    if known is not None and not 0 <= known <= 1:
+        raise ValueError(f"`low` of `scaling` must be from 0 to 1; got {low}.")
     along = 1 - (1 - jnp.asarray(low, jnp.float32)) * jax.random.uniform(key, (), jnp.float32)
     removing = masks("scaling", x, baseline=baseline)
     return masked_perturbation(removing, jax.tree.map(lambda a: jnp.full_like(a, along.astype(a.dtype)), x))

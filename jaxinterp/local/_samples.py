@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxinterp import batching, checks, interpreters, tree
 from jaxinterp.interpreters import restrict_scalar
-from jaxinterp.local._designs import Design
+from jaxinterp.local._designs import Design, all_masks, coalitions, nearest, one_hot
 from jaxinterp.local._neighbourhoods import Neighbourhood, Perturbation
 from jaxinterp.local._weights import Weight, uniform_weight
 from jaxinterp.typing import Array, Key, PyTree, ScalarFn
@@ -180,6 +180,9 @@ def weighed(weight: Weight, perturbation: Perturbation, x: PyTree) -> Array:
 
 def checked_number(method: str, neighbourhood: Neighbourhood | Design, num_samples: int | None) -> int | None:
     """Returns the number of samples, `None` for a design."""
+    for make in (one_hot, all_masks, coalitions, nearest):
+        if neighbourhood is make:
+            raise TypeError(f"`{make.__name__}` makes a design: write `{make.__name__}(...)`.")
     if isinstance(neighbourhood, Design):
         if num_samples is not None:
             raise TypeError(f"`{method}` got `num_samples`, but the design of its neighbourhood has its own number.")

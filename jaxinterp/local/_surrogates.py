@@ -91,9 +91,10 @@ class QuadraticModel(LinearModel):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class AdditiveModel(LinearModel):
-    r"""A sum of piecewise linear functions: a linear model plus :math:`\sum_{jk} h_{jk}\max(\delta_j - t_{jk}, 0)`.
+    r"""A sum of piecewise linear functions: a linear model plus :math:`\sum_{jk} h_{jk}\,s(\delta_j, t_{jk})`.
 
-    The slope is that to the left of all knots.
+    With :math:`s(\delta, t) = \max(\delta - t, 0)` for t > 0 and :math:`\max(t - \delta, 0)` for others, which is 0 at
+    the anchor, so the slope is that there.
 
     Attributes:
       slope: as in `LinearModel`.
@@ -111,7 +112,7 @@ class AdditiveModel(LinearModel):
         """What each coordinate contributes to g(z) - g(anchor), in the structure of the coordinates."""
         offset, unravel = ravel_pytree(tree.sub(coordinates, self.anchor))
         wide = offset.astype(self.knots.dtype)
-        bent = jax.nn.relu(wide[:, None] - self.knots) - jax.nn.relu(-self.knots)
+        bent = hinges(wide[:, None], self.knots)
         slope = ravel_pytree(self.slope)[0].astype(wide.dtype)
         return unravel((slope * wide + jnp.sum(self.bends * bent, 1)).astype(offset.dtype))
 
@@ -119,6 +120,11 @@ class AdditiveModel(LinearModel):
         """Evaluates g."""
         effects = self.effects(coordinates)
         return self.intercept + tree.vdot(effects, tree.ones_like(effects)).astype(self.intercept.dtype)
+
+
+def hinges(offset: Array, knots: Array) -> Array:
+    """Functions of an offset that are 0 at the anchor and as far as their knot, and have the slope ±1 beyond."""
+    return jax.nn.relu(jnp.where(knots > 0, offset - knots, knots - offset))
 
 
 @jax.tree_util.register_dataclass

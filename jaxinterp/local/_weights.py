@@ -59,7 +59,8 @@ def exponential_weight(
     >>> round(float(exponential_weight(1.0)(p, jnp.zeros(2))), 4)
     0.6065
     """
-    if not kernel_width > 0:
+    known = checks.concrete(kernel_width)
+    if known is not None and not known > 0:
         raise ValueError(f"`kernel_width` must be positive; got {kernel_width}.")
 
     checks.one_of("convention", convention, ("lime", "lfa"))

@@ -12,9 +12,11 @@ from jaxinterp import local
 from tests.local.fitting import (
     HESSIAN,
     RANK_ONE,
+    RNG,
     SLOPE,
     TOLERANCE,
     WAVY,
+    X64,
     X,
     close,
     fitted,
@@ -76,13 +78,37 @@ def test_quadratic_least_squares_of_scikit_learn(interactions):
     assert float(model.r_squared) == pytest.approx(expected, abs=1e-4)
 
 
-def test_quadratic_gradient_matching_regresses_the_gradients():
+def symmetric_least_squares(z, slopes, w):
+    """b and the symmetric H nearest to the slopes, with one unknown for each pair of entries."""
+    n, p = z.shape
+    first, second = np.triu_indices(p)
+    rows = np.zeros((n, p, p + len(first)))
+    rows[:, np.arange(p), np.arange(p)] = 1
+    for k, (i, j) in enumerate(zip(first, second, strict=True)):
+        rows[:, i, p + k] = z[:, j]
+        rows[:, j, p + k] = z[:, i]
+    root = np.sqrt(w)[:, None]
+    solution = np.linalg.lstsq((root[:, :, None] * rows).reshape(n * p, -1), (root * slopes).ravel(), rcond=None)[0]
+    hessian = np.zeros((p, p))
+    hessian[first, second] = hessian[second, first] = solution[p:]
+    return solution[:p], hessian
+
+
+@pytest.mark.parametrize("stddev", [0.6, np.array([1.0, 0.3, 0.05])])
+def test_quadratic_gradient_matching_finds_the_nearest_symmetric_hessian(stddev):
+    samples = sampled(wavy, stddev=jnp.asarray(stddev, float))
+    z, _, w, slopes = in_numpy(samples)
+    b, hessian = symmetric_least_squares(z, slopes, w)
+    model = fitted(local.Quadratic(), samples, "gradient_matching")
+    close(model.surrogate.hessian(), hessian, 3)
+    close(model.slope, b, 3)
+    assert float(model.condition) == pytest.approx(
+        np.linalg.cond(np.sqrt(w)[:, None] * (z - np.average(z, axis=0, weights=w))), rel=1e-2
+    )
+
+
+def test_quadratic_gradient_matching_of_a_diagonal():
     z, _, w, slopes = in_numpy(WAVY)
-    oracle = sklearn.linear_model.LinearRegression().fit(z, slopes, sample_weight=w)
-    hessian = (oracle.coef_ + oracle.coef_.T) / 2
-    model = fitted(local.Quadratic(), WAVY, "gradient_matching")
-    close(model.surrogate.hessian(), hessian)
-    close(model.slope, np.average(slopes - z @ hessian, axis=0, weights=w))
     diagonal = fitted(local.Quadratic("diagonal"), WAVY, "gradient_matching")
     alone = [
         sklearn.linear_model.LinearRegression().fit(z[:, [j]], slopes[:, j], sample_weight=w).coef_[0] for j in range(3)
@@ -110,7 +136,8 @@ def test_an_additive_piecewise_linear_function_is_found():
     bends = jnp.array([[2.0, -3.0], [0.0, 1.5], [-1.0, 0.0]])
 
     def bent(x):
-        return 0.5 + jnp.sum(x) + jnp.sum(bends * jax.nn.relu((x - X)[:, None] - knots))
+        offset = (x - X)[:, None]
+        return 0.5 + jnp.sum(x) + jnp.sum(bends * jax.nn.relu(jnp.where(knots > 0, offset - knots, knots - offset)))
 
     model = fitted(local.Additive(2), sampled(bent, n=200))
     close(model.surrogate.knots, knots)
@@ -121,3 +148,31 @@ def test_an_additive_piecewise_linear_function_is_found():
     assert float(model(far)) == pytest.approx(float(bent(far)), rel=1e-3)
     effects = model.surrogate.effects(far)
     assert float(jnp.sum(effects)) == pytest.approx(float(bent(far) - bent(X)), rel=1e-3)
+
+
+def test_an_additive_model_of_masks_is_linear():
+    """Knots at the ends of the range, where all quantiles of masks are, bend nothing."""
+    fit = local.fit(jnp.sum, neighbourhood=local.binary_mask, model=local.Additive(3), num_samples=60)
+    model = jax.jit(fit)(jax.random.key(0), jnp.array([1.0, -2.0, 0.5]))
+    close(model.slope, [1.0, -2.0, 0.5])
+
+
+def test_the_slope_of_an_additive_model_is_its_derivative_at_the_anchor():
+    fit = local.fit(lambda x: jnp.sum(x**2), neighbourhood=local.gaussian, model=local.Additive(4), num_samples=400)
+    model = jax.jit(fit)(jax.random.key(0), jnp.zeros(2), stddev=1.0)
+    close(model.slope, jax.grad(lambda z: model(z))(jnp.zeros(2)))
+    assert np.all(np.abs(model.slope) < 0.5)
+
+
+def test_the_gradient_of_a_fitted_hessian():
+    """Of the symmetric least squares, whose eigenvectors have no derivative where eigenvalues meet."""
+    z = jnp.concatenate([jnp.eye(2), -jnp.eye(2)])  # their second moments are equal
+    slopes = jnp.asarray(RNG.normal(size=(4, 2)), float)
+
+    def corner(shift):
+        samples = local.Samples(z + shift * jnp.eye(4, 2), jnp.zeros(4), slopes, jnp.ones(4), jnp.zeros(2))
+        return local.Quadratic().fitted(samples, "gradient_matching").surrogate.hessian()[0, 1]
+
+    step = 1e-5 if X64 else 1e-2
+    by_difference = (corner(step) - corner(-step)) / (2 * step)
+    assert float(jax.jit(jax.grad(corner))(0.0)) == pytest.approx(float(by_difference), rel=1e-2, abs=1e-3)

@@ -63,17 +63,6 @@ def test_not_too_many_masks():
     assert local.all_masks(num_groups=3).size(jnp.ones(100)) == 8
 
 
-@pytest.mark.parametrize("d", [2, 3, 4, 5, 6])
-def test_all_coalitions_are_the_shapley_kernel(d):
-    design = local.coalitions(2**d - 2)
-    assert design.size(jnp.ones(d)) == design.fixed(jnp.ones(d)) == 2**d - 2
-    masks, weights = listed(design, jnp.ones(d))
-    expected, kernel_weights = kernel(d)
-    order, expected_order = np.lexsort(masks.T), np.lexsort(expected.T)
-    np.testing.assert_array_equal(masks[order], expected[expected_order])
-    np.testing.assert_allclose(weights[order], kernel_weights[expected_order], rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("d", "num_samples", "outer"),
     [
@@ -126,12 +115,6 @@ def test_the_moments_of_coalitions_are_unbiased(d, num_samples):
     error = moments.std(0) / np.sqrt(3000) + 1e-6
     assert moments.std(0).max() > 1e-3
     assert np.all(np.abs(moments.mean(0) - expected) < 5 * error)
-
-
-def test_other_keys_other_coalitions():
-    one, two = (listed(local.coalitions(30), jnp.ones(7), seed)[0] for seed in (1, 2))
-    np.testing.assert_array_equal(one[:14], two[:14])
-    assert np.any(one[14:] != two[14:])
 
 
 def test_coalitions_of_groups():

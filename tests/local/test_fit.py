@@ -12,7 +12,7 @@ import sklearn.linear_model
 import sklearn.metrics
 from jax.flatten_util import ravel_pytree
 
-from jaxinterp import local
+from jaxinterp import attribution, local
 
 pytestmark = [pytest.mark.core, pytest.mark.numerics]
 
@@ -400,3 +400,55 @@ def test_a_region_refuses():
         )
     with pytest.raises(TypeError, match="`fit_region` takes a random key as its first argument"):
         build(neighbourhood=local.gaussian)(0, X[None], stddev=1.0)
+
+
+def test_a_complete_model_at_a_point_with_a_zero():
+    """Coordinates of x that are 0 are not idle, unless nothing moves them."""
+    fit = local.fit(
+        lambda x: 3 * x[0] + 2 * x[1] - x[2] + 1,
+        neighbourhood=local.gaussian,
+        model=local.Linear("anchored", complete=True),
+        num_samples=50,
+    )
+    model = jax.jit(fit)(jax.random.key(0), jnp.array([1.0, 0.0, 2.0]), stddev=0.1)
+    np.testing.assert_allclose(model.slope, [3, 2, -1], rtol=1e-3)
+
+
+def test_few_pairs_of_masks_know_how_little_they_know():
+    """A mask and its complement are one equation of an anchored, complete model."""
+    f = lambda x: jnp.prod(jnp.tanh(x)) + jnp.sin(jnp.sum(x))  # noqa: E731
+    x = jnp.linspace(0.5, 1.5, 6)
+    exact = np.asarray(attribution.exact_shapley(f)(x))
+    for count, least in ((10, 1.0), (18, 0.85)):
+        fit = local.fit(f, neighbourhood=local.coalitions(count), model=local.Linear("anchored", complete=True))
+        models = jax.jit(jax.vmap(fit, (0, None)))(jax.random.split(jax.random.key(1), 300), x)
+        assert np.mean(np.abs(np.asarray(models.slope) - exact) <= 3 * np.asarray(models.stderr)) >= least
+
+
+def test_learners_are_drawn_together():
+    params, state = jnp.array([1.0, 2.0, 4.0]), jnp.array([1.0, 10.0, 100.0])
+    region = local.fit_region(
+        lambda a, b, x: a * b + 0 * jnp.sum(x), 2, neighbourhood=local.gaussian, num_samples=2000, learners=(0, 1)
+    )
+    model = jax.jit(region)(jax.random.key(0), params, state, jnp.ones((2, 1)), stddev=0.1)
+    assert float(model.intercept) == pytest.approx((1 + 20 + 400) / 3, abs=20)
+    with pytest.raises(ValueError, match="leading axis of one length"):
+        region(jax.random.key(0), params, state[:2], jnp.ones((2, 1)), stddev=0.1)
+    points_learn = local.fit_region(jnp.sum, neighbourhood=local.gaussian, num_samples=9, learners=0)
+    with pytest.raises(ValueError, match="Argument 0 of `fit_region` has the points"):
+        points_learn(jax.random.key(0), jnp.ones((2, 1)), stddev=0.1)
+    few = local.fit_region(jnp.sum, neighbourhood=local.gaussian, num_samples=9)
+    with pytest.raises(ValueError, match="a sample for each of its 10 points; got num_samples=9"):
+        few(jax.random.key(0), jnp.ones((10, 1)), stddev=0.1)
+
+
+def test_what_is_no_class_of_models_or_no_neighbourhood_is_refused():
+    with pytest.raises(TypeError, match=r"`model` of `fit` must be a class of models such as `local.Linear\(\)`"):
+        local.fit(jnp.sum, neighbourhood=local.gaussian, model="linear", num_samples=5)
+    with pytest.raises(TypeError, match="`model` of `fit`"):
+        local.fit(jnp.sum, neighbourhood=local.gaussian, model=local.Linear, num_samples=5)
+    with pytest.raises(TypeError, match="`all_masks` makes a design"):
+        local.fit(jnp.sum, neighbourhood=local.all_masks)
+    both = local.fit(jnp.sum, neighbourhood=local.all_masks())
+    with pytest.raises(TypeError, match="not by both"):
+        both(jax.random.key(0), jnp.ones(2), baseline=jnp.ones(2), background=jnp.ones((3, 2)))

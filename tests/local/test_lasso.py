@@ -120,6 +120,9 @@ def test_doubled_and_empty_features_are_finite():
     np.testing.assert_allclose([b[0] + b[3], b[1], b[2]], narrow, rtol=100 * TOLERANCE, atol=100 * TOLERANCE)
     assert b[4] == 0
     assert float(residual) < 100 * EPS
+    solve = lambda c: _lasso.lasso(jnp.asarray(gram, float), c, penalty, tolerance=1e-6, max_sweeps=100)[0]  # noqa: E731
+    slope = jax.jit(jax.jacrev(solve))(jnp.asarray(cross, float))
+    assert np.all(np.isfinite(slope)), "a singular system has no derivative, but no NaN either"
 
 
 def test_a_target_of_zero():
@@ -151,3 +154,16 @@ def test_least_angle_differs_from_the_largest_moments():
     gram, cross = jnp.array([[1.0, 0.95, 0.0], [0.95, 1.0, 0.0], [0.0, 0.0, 1.0]]), jnp.array([1.0, 0.96, 0.5])
     assert _lasso.least_angle(gram, cross, 2).tolist() == [1, 0, 1]
     assert _lasso.least_angle(gram, cross, 9).tolist() == [1, 1, 1]
+
+
+def test_a_feature_that_depends_on_others_does_not_enter():
+    design, targets, _, _ = moments(7, features=4)
+    design = design - design.mean(0)
+    design = np.column_stack([design, -design[:, 0], design[:, 1]])
+    gram, cross = design.T @ design, design.T @ (targets - targets.mean())
+    for count in (2, 3, 4, 5):
+        _, _, path = sklearn.linear_model.lars_path(design[:, :4], targets - targets.mean(), method="lar")
+        entered = np.flatnonzero(np.any(path[:, : min(count, 4) + 1] != 0, axis=1))
+        got = np.flatnonzero(_lasso.least_angle(jnp.asarray(gram, float), jnp.asarray(cross, float), count))
+        assert {{4: 0, 5: 1}.get(i, i) for i in got.tolist()} == set(entered.tolist())
+        assert len(got) == min(count, 4)

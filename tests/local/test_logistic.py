@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sklearn.linear_model
 
+from jaxinterp import local
 from jaxinterp.local import _logistic
 
 pytestmark = [pytest.mark.core, pytest.mark.numerics]
@@ -58,8 +59,12 @@ def test_the_covariance_is_the_sandwich_and_the_condition_that_of_numpy():
     hessian = rows.T @ ((weights * p * (1 - p))[:, None] * rows) + damping
     meat = rows.T @ ((weights * (p - targets))[:, None] ** 2 * rows)
     bread = np.linalg.inv(hessian)
-    np.testing.assert_allclose(covariance, bread @ meat @ bread, rtol=10 * TOLERANCE, atol=TOLERANCE)
-    root = np.concatenate([np.sqrt(weights * p * (1 - p))[:, None] * rows, np.sqrt(damping)])
+    n = len(design)
+    np.testing.assert_allclose(covariance, bread @ meat @ bread * n / (n - 4), rtol=10 * TOLERANCE, atol=TOLERANCE)
+    middle = np.average(design, axis=0, weights=weights)
+    width = np.sqrt(np.average((design - middle) ** 2, axis=0, weights=weights))
+    rows = np.column_stack([np.ones(n), (design - middle) / width])
+    root = np.concatenate([np.sqrt(weights * p * (1 - p))[:, None] * rows, np.sqrt(damping) / np.append(1, width)])
     assert float(condition) == pytest.approx(np.linalg.cond(root), rel=TOLERANCE * 10)
     assert b.shape == (4,)
 
@@ -136,3 +141,25 @@ def test_many_problems_at_once():
     together = jax.vmap(lambda z, y, w: solved(z, y, w)[0])(*arrays)
     for found, given in zip(together, problems, strict=True):
         np.testing.assert_allclose(found, oracle(*given), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("scales", [[1e-4, 1e-4, 1e-4], [1e3, 0.5, 1e-3]])
+def test_the_units_of_the_columns_do_not_matter(scales):
+    design, targets, weights = problem(2)
+    b, covariance, condition, *_ = solved(design, targets, weights)
+    factor = np.append(1, scales)
+    other, wide, same, left, _ = solved(design * scales, targets, weights)
+    np.testing.assert_allclose(other * factor, b, rtol=100 * TOLERANCE, atol=100 * TOLERANCE)
+    np.testing.assert_allclose(wide * np.outer(factor, factor), covariance, rtol=0.02, atol=1e-4)
+    assert float(condition) == pytest.approx(float(same), rel=1e-2)
+    assert float(left) < 20 * EPS
+
+
+def test_samples_that_are_not_random_leave_no_error():
+    fit = local.fit(
+        lambda x: jax.nn.sigmoid(x[0] - x[1] ** 2),
+        neighbourhood=local.all_masks(),
+        loss="cross_entropy",
+        model=local.Logistic(),
+    )
+    assert np.all(np.asarray(fit(jax.random.key(0), jnp.array([1.0, 0.5])).stderr) == 0)
