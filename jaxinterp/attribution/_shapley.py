@@ -74,8 +74,8 @@ def kernel_shap(
     equal to it at the full and at the empty mask: `local.fit` over `local.coalitions`. So the values sum to f(x) - f(b)
     exactly. Small and large masks are all taken, as far as the samples reach, the others in pairs of a mask and its
     complement; with :math:`2^d - 2` samples or more it is `exact_shapley`. Features that removing does not change have
-    the value 0, and no derivative. With few samples the estimate is biased, of order 1/samples, and its error uncertain:
-    take ten for each feature or more.
+    the value 0, and no derivative. With few samples the estimate is biased, of order 1/samples, and its error is
+    uncertain: take ten for each feature or more.
 
     Args:
       f: a scalar function.
