@@ -4,6 +4,7 @@ from jaxinterp.derivatives._expectation import Estimate as Estimate
 from jaxinterp.derivatives._expectation import expectation as expectation
 from jaxinterp.derivatives._expectation import variance as variance
 from jaxinterp.derivatives._expectation import weighted_sum as weighted_sum
+from jaxinterp.derivatives._orthant import orthant as orthant
 from jaxinterp.derivatives._products import gauss_newton as gauss_newton
 from jaxinterp.derivatives._products import hessian as hessian
 from jaxinterp.derivatives._products import hvp as hvp

@@ -1,0 +1,197 @@
+"""The multivariate normal distribution function: the probability of an orthant."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtr, ndtri
+
+from jaxinterp import checks, tree
+from jaxinterp.derivatives._bivariate import bivariate_normal
+from jaxinterp.derivatives._expectation import Estimate
+from jaxinterp.derivatives._lattice import generating_vector, lattice_size
+from jaxinterp.typing import Array, Key
+
+MOST_DIMENSIONS = 200
+BLOCK = 256  # points at once: few enough for the caches when problems are batched
+REACH = 5.5  # standard deviations; beyond is less than 2e-8
+
+
+def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, Array, Array], Estimate]:
+    r"""Multivariate normal CDF: returns `(key, limits, covariance) -> Estimate` of :math:`\Phi_\Sigma(b)`.
+
+    :math:`\Phi_\Sigma(b) = P[X_1 \le b_1, \dots, X_d \le b_d],\ X \sim \mathcal N(0, \Sigma)`.
+
+    In one and two dimensions in closed form. Above that by separation of variables: with :math:`\Sigma = LL^\top` the
+    probability is the integral over the unit cube of a product of d one-dimensional probabilities, each given the
+    variables before. Those with the tightest limits come first. A lattice with random shifts integrates it, and the
+    spread over the shifts is the standard error: unbiased, and with fewer than 3 standard errors in 97 % of cases for
+    8 shifts. The error falls nearly as 1/points where Σ is well conditioned.
+
+    Σ may be singular. As soon as the variables before determine one up to a small remainder, its limit cuts the range
+    of those, which keeps the integrand continuous.
+
+    The derivatives with respect to b and Σ are those of the same sum, at the same points.
+
+    Args:
+      num_points: points of all shifts together; each shift has the largest prime number of points that fits.
+      num_shifts: random shifts, at least 2. Memory grows with the points of one shift.
+
+    Returns:
+      A function of a key, the limits b [d] (infinite ones are allowed) and the covariance Σ [d, d], d <= 200. NaN where
+      Σ has a negative eigenvalue that rounding does not explain. Its `num_samples` is the number of points, 0 for a
+      closed form.
+
+    Raises:
+      TypeError: at the call, if the limits are not floating-point or the key not a typed key.
+      ValueError: if a count is too small, or at the call if the shapes do not fit.
+
+    Source: Genz (1992), Genz & Bretz (2009); order after Gibson, Glasbey & Elston (1994); lattice by Nuyens & Cools
+    (2006).
+
+    >>> correlation = jnp.full((4, 4), 0.5) + 0.5 * jnp.eye(4)
+    >>> estimate = orthant(num_points=2000)(jax.random.key(0), jnp.zeros(4), correlation)  # exactly 1/5
+    >>> bool(abs(estimate.mean - 0.2) < 1e-4)
+    True
+    """
+    checks.positive_integer("num_points", num_points)
+    if checks.positive_integer("num_shifts", num_shifts) < 2:
+        raise ValueError("`orthant` needs two shifts or more, whose spread is its standard error; got num_shifts=1.")
+    if num_points < 3 * num_shifts:
+        raise ValueError(f"`orthant` needs 3 points for each of {num_shifts} shifts; got num_points={num_points}.")
+    size = lattice_size(num_points // num_shifts)
+    blocks = -(-size // BLOCK)
+    block = -(-size // blocks)
+
+    def probability(key: Key, limits: Array, covariance: Array) -> Estimate:
+        key = checks.key("orthant", key)
+        b, sigma = _checked(limits, covariance)
+        deviations = jnp.sqrt(jnp.diagonal(sigma))
+        positive = deviations > 0
+        scale = jnp.where(positive, deviations, jnp.ones_like(deviations))
+        b = jnp.where(positive, b / scale, jnp.where(b < 0, -jnp.inf, jnp.inf))
+        correlation = sigma / (scale[:, None] * scale[None])
+        if b.shape[0] <= 2:
+            p = ndtr(b[0]) if b.shape[0] == 1 else bivariate_normal(b[0], b[1], correlation[0, 1])
+            return Estimate(p, jnp.zeros_like(p), jnp.zeros((), jnp.int32))
+        order, factor, remaining, is_valid = _ordered_factor(b, correlation)
+        integrand = functools.partial(_integrand, b[order], factor, remaining)
+
+        def block_sum(index: Array) -> Array:
+            shift = jax.random.uniform(jax.random.fold_in(key, index // blocks), (b.shape[0] - 1, 1), b.dtype)
+            place = index % blocks * block + jnp.arange(block, dtype=jnp.int32)
+            values = integrand(_lattice(vector, size, jnp.minimum(place, size - 1), shift))
+            return jnp.sum(jnp.where(place < size, values, jnp.zeros_like(values)))
+
+        vector = jnp.asarray(generating_vector(b.shape[0] - 1, size))
+        sums = jax.lax.map(block_sum, jnp.arange(num_shifts * blocks, dtype=jnp.int32))
+        values = jnp.sum(sums.reshape(num_shifts, blocks), 1) / size
+        stderr = jnp.std(values, ddof=1) / num_shifts**0.5
+        mean = jnp.where(is_valid, jnp.mean(values), jnp.full_like(stderr, jnp.nan))
+        mean = jnp.where(jnp.any(b == -jnp.inf), jnp.zeros_like(mean), mean)
+        return Estimate(mean, stderr, jnp.asarray(size * num_shifts, jnp.int32))
+
+    return probability
+
+
+def _checked(limits: Array, covariance: Array) -> tuple[Array, Array]:
+    limits, covariance = checks.floating("orthant", (jnp.asarray(limits), jnp.asarray(covariance)))
+    d = limits.size
+    if limits.ndim != 1 or covariance.shape != (d, d) or not 1 <= d <= MOST_DIMENSIONS:
+        raise ValueError(
+            f"`orthant` needs limits [d] and a covariance [d, d] with d from 1 to {MOST_DIMENSIONS}; got shapes "
+            f"{limits.shape} and {covariance.shape}."
+        )
+    dtype = tree.accumulator(jnp.promote_types(limits.dtype, covariance.dtype))
+    return limits.astype(dtype), covariance.astype(dtype)
+
+
+def _lattice(vector: Array, size: int, place: Array, shift: Array) -> Array:
+    """Points of a shifted lattice, folded so that the integrand is periodic, [dimension, points]."""
+    multiples = place[None] * vector[:, None] % size
+    points = (multiples.astype(shift.dtype) / size + shift) % 1
+    return 1 - jnp.abs(2 * points - 1)
+
+
+def _ordered_factor(b: Array, correlation: Array) -> tuple[Array, Array, Array, Array]:
+    """The Cholesky factor with its rows in the order in which they are integrated.
+
+    Returns:
+      The order, [d]; the factor L of the reordered correlation, [d, d], with a column of zeros where a variable is
+      determined by those before; what is left of the variance of each after each step, [d, d]; and whether nothing is
+      left in the end, as it must be without negative eigenvalues.
+    """
+    d, noise, most = b.shape[0], _noise(b.dtype), float(jnp.finfo(b.dtype).max)
+    fixed_limits = jnp.clip(jax.lax.stop_gradient(b), -most / 4, most / 4)
+
+    def step(k: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        left, mean, order, factor, remaining, is_used = state
+        is_free = jax.lax.stop_gradient(jnp.diagonal(left)) > noise
+        tightness = jnp.where(is_used, jnp.inf, jnp.where(is_free, fixed_limits - mean, most))  # determined ones last
+        chosen = jnp.argmin(tightness)
+        pivot = jnp.where(is_free[chosen], left[chosen, chosen], jnp.ones_like(noise))
+        column = jnp.where(is_free[chosen] & ~is_used, left[:, chosen] / jnp.sqrt(pivot), jnp.zeros_like(b))
+        mean = mean + jax.lax.stop_gradient(column * _truncated_mean(tightness[chosen] / jnp.sqrt(pivot)))
+        left = left - column[:, None] * column[None]
+        return (
+            left,
+            mean,
+            order.at[k].set(chosen.astype(jnp.int32)),
+            factor.at[:, k].set(column),
+            remaining.at[:, k].set(jnp.diagonal(left)),
+            is_used.at[chosen].set(True),
+        )
+
+    zeros = jnp.zeros((d, d), b.dtype)
+    start = (correlation, jnp.zeros_like(b), jnp.zeros((d,), jnp.int32), zeros, zeros, jnp.zeros((d,), bool))
+    left, _, order, factor, remaining, _ = jax.lax.fori_loop(0, d, step, start)
+    return order, factor[order], remaining[order], jnp.max(jnp.abs(left)) <= 4 * jnp.sqrt(noise)
+
+
+def _noise(dtype: jnp.dtype) -> Array:
+    """The variance below which a variable of variance 1 counts as determined: what rounding may leave."""
+    return jnp.asarray(8 * float(jnp.finfo(dtype).eps), dtype)
+
+
+def _truncated_mean(limit: Array) -> Array:
+    """The mean of a standard normal variable below a limit."""
+    chance = ndtr(limit)
+    density = jnp.exp(-0.5 * limit**2) / (2 * jnp.pi) ** 0.5
+    return jnp.where(chance > 1e-6, -density / jnp.maximum(chance, 1e-6), limit)
+
+
+def _integrand(b: Array, factor: Array, remaining: Array, points: Array) -> Array:
+    """The product of the one-dimensional probabilities at points of the unit cube, [d - 1, n]."""
+    d, noise = b.shape[0], _noise(b.dtype)
+    smallest, eps = float(jnp.finfo(b.dtype).tiny), float(jnp.finfo(b.dtype).eps)
+    place = jnp.arange(d, dtype=jnp.int32)
+    diagonal = jnp.diagonal(factor)
+    is_free = diagonal > 0
+    diagonal = jnp.where(is_free, diagonal, jnp.ones_like(diagonal))
+    remaining = jax.lax.stop_gradient(remaining)
+    is_open = remaining > noise
+    slack = jnp.where(is_open, REACH * jnp.sqrt(jnp.where(is_open, remaining, noise)), jnp.zeros_like(remaining))
+    points = jnp.concatenate([points, jnp.zeros_like(points[:1])])
+
+    def step(k: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        """One variable: how probable it is that it, and those that it determines, stay below their limits."""
+        mean, product = state
+        column = factor[:, k]
+        cuts = (place > k) & (column**2 > noise)
+        inverse = jnp.where(cuts, 1 / jnp.where(cuts, column, jnp.ones_like(column)), jnp.zeros_like(column))
+        bound = jnp.where(cuts[:, None], ((b + slack[:, k])[:, None] - mean) * inverse[:, None], jnp.zeros_like(mean))
+        upper = jnp.min(jnp.where(inverse[:, None] > 0, bound, jnp.full_like(bound, jnp.inf)), 0)
+        lower = jnp.max(jnp.where(inverse[:, None] < 0, bound, jnp.full_like(bound, -jnp.inf)), 0)
+        upper = jnp.minimum(upper, (b[k] - mean[k]) / diagonal[k])
+        is_high = lower > 0  # where the lower tail keeps more digits
+        low, high = jnp.where(is_high, -upper, lower), jnp.where(is_high, -lower, upper)
+        below = ndtr(low)
+        mass = jnp.maximum(ndtr(high) - below, jnp.zeros_like(below))
+        y = ndtri(jnp.clip(below + points[k] * mass, smallest, 1 - eps))
+        y = jnp.where(is_free[k], jnp.where(is_high, -y, y), jnp.zeros_like(y))
+        mean = mean + column[:, None] * y[None]
+        return mean, product * jnp.where(is_free[k], mass, jnp.ones_like(mass))
+
+    start = (jnp.zeros((d, points.shape[1]), b.dtype), jnp.ones(points.shape[1:], b.dtype))
+    return jax.lax.fori_loop(0, d, step, start)[1]

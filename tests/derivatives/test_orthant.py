@@ -1,0 +1,193 @@
+"""Orthant probabilities against exact values, the goldens of scipy, and finite differences."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxinterp.derivatives import orthant
+
+pytestmark = [pytest.mark.numerics]
+
+X64 = jax.config.jax_enable_x64
+
+
+@functools.cache
+def compiled(num_points=10_000, runs=None):
+    cdf = orthant(num_points=num_points)
+    return jax.jit(cdf if runs is None else jax.vmap(cdf, (0, None, None)))
+
+
+def estimated(limits, covariance, seed=0, num_points=10_000):
+    return compiled(num_points)(jax.random.key(seed), jnp.asarray(limits, float), jnp.asarray(covariance, float))
+
+
+def equicorrelated(d, rho=0.5):
+    return rho + (1 - rho) * np.eye(d)
+
+
+def cases(goldens, dimensions):
+    """Limits, covariance and probability of the golden cases of these dimensions; the exact one where it is known."""
+    exact = dict(zip(goldens["exact_index"].tolist(), goldens["exact_value"].tolist(), strict=True))
+    for i, value in enumerate(goldens["cdf"]):
+        limits = goldens[f"case{i:02d}_z"]
+        if len(limits) in dimensions:
+            yield limits, goldens[f"case{i:02d}_cov"], exact.get(i, value)
+
+
+@pytest.mark.parametrize("dimension", [2, 3, 9, 20])
+def test_the_golden_cases(golden, dimension):
+    found = [
+        (estimated(limits, covariance), wanted) for limits, covariance, wanted in cases(golden("mvn"), [dimension])
+    ]
+    errors = np.array([float(estimate.mean) - wanted for estimate, wanted in found])
+    assert len(errors) == 12
+    assert np.sqrt(np.mean(errors**2)) < (1e-6 if dimension == 2 else 1.5e-4)
+    assert np.max(np.abs(errors)) < (1e-6 if dimension == 2 else 6e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dimension", [3, 9, 20, 99])
+def test_the_golden_cases_with_more_points(golden, dimension):
+    """At 99 dimensions scipy's own error is 1.2e-4."""
+    for limits, covariance, wanted in cases(golden("mvn"), [dimension]):
+        assert abs(float(estimated(limits, covariance, num_points=100_000).mean) - wanted) < 2e-4
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 12])
+def test_equal_correlations_of_a_half_at_the_origin(d):
+    """1/(d + 1): the last of d + 1 exchangeable variables is the largest."""
+    found = estimated(np.zeros(d), equicorrelated(d))
+    assert float(found.mean) == pytest.approx(1 / (d + 1), abs=1e-4)
+    assert int(found.num_samples) == (0 if d <= 2 else 8 * 1249)
+    assert (float(found.stderr) == 0) == (d <= 2)
+
+
+def test_the_standard_error_is_right():
+    """Within 3 standard errors in 95 % of the runs, over smooth and nearly singular cases."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for rank in (4, 6, 7, 12):
+        factor = rng.normal(size=(6, rank))
+        covariance = factor @ factor.T + 1e-5 * np.eye(6)
+        limits = jnp.asarray(rng.uniform(-0.5, 2, 6) * np.sqrt(np.diag(covariance)), float)
+        exact = compiled(200_000)(jax.random.key(99), limits, jnp.asarray(covariance, float)).mean
+        runs = compiled(1000, 60)(jax.random.split(jax.random.key(5), 60), limits, jnp.asarray(covariance, float))
+        covered.append(np.abs(runs.mean - exact) <= 3 * runs.stderr + 1e-6)
+        assert np.all(runs.stderr < 5e-3)
+    assert np.mean(covered) >= 0.95
+
+
+@pytest.mark.core
+def test_independent_variables():
+    limits = np.array([0.3, -0.2, 1.5, 0.0])
+    scales = np.array([1.0, 2.0, 0.5, 1e-3])
+    found = estimated(limits, np.diag(scales**2))
+    assert float(found.mean) == pytest.approx(np.prod(stats.norm.cdf(limits / scales)), abs=1e-6)
+
+
+@pytest.mark.core
+def test_singular_covariances():
+    """Copies, and their negatives: the limits on one variable are an interval; a constant is 0."""
+    b = np.array([0.7, 0.9, 0.4, 1.1, 5.0])
+    signs = np.array([1.0, 1.0, -1.0, 1.0, -1.0])
+    found = estimated(b, np.outer(signs, signs))
+    upper, lower = b[signs > 0].min(), -b[signs < 0].min()
+    assert float(found.mean) == pytest.approx(stats.norm.cdf(upper) - stats.norm.cdf(lower), abs=1e-5)
+    void = estimated([0.5, 0.2, 1.0, 0.3], np.diag([1.0, 0.0, 1.0, 1.0]))
+    assert float(void.mean) == pytest.approx(np.prod(stats.norm.cdf([0.5, 1.0, 0.3])), abs=1e-5)
+    assert float(estimated([0.5, -0.2, 1.0, 0.3], np.diag([1.0, 0.0, 1.0, 1.0])).mean) == 0
+
+
+@pytest.mark.core
+def test_a_sum_of_others_is_determined_by_them():
+    """X3 = X1 + X2 <= c, beside X1 <= a and X2 <= b, against a grid."""
+    rows = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    found = estimated([0.5, 0.8, 0.3], rows @ rows.T)
+    x = np.linspace(-8, 0.5, 200_001)
+    inner = stats.norm.pdf(x) * stats.norm.cdf(np.minimum(0.8, 0.3 - x))
+    assert float(found.mean) == pytest.approx(np.trapezoid(inner, x), abs=1e-4)
+
+
+@pytest.mark.core
+def test_infinite_limits_and_what_is_no_number():
+    covariance = equicorrelated(4, 0.3)
+    three = float(estimated([0.2, 0.4, -0.1], covariance[:3, :3]).mean)
+    assert float(estimated([0.2, 0.4, np.inf, -0.1], covariance).mean) == pytest.approx(three, abs=1e-4)
+    assert float(estimated([0.2, -np.inf, 0.5, -0.1], covariance).mean) == 0
+    assert np.isnan(estimated([0.2, np.nan, 0.5, -0.1], covariance).mean)
+    indefinite = equicorrelated(4, -0.5)  # an eigenvalue of -0.5
+    assert np.isnan(estimated([0.2, 0.1, 0.5, -0.1], indefinite).mean)
+
+
+@pytest.mark.core
+def test_order_and_scale_do_not_matter():
+    rng = np.random.default_rng(3)
+    factor, limits = rng.normal(size=(5, 7)), rng.normal(size=5)
+    covariance = factor @ factor.T
+    wanted = float(estimated(limits, covariance).mean)
+    order, scale = rng.permutation(5), rng.uniform(0.1, 10, 5)
+    assert float(estimated(limits[order], covariance[np.ix_(order, order)]).mean) == pytest.approx(wanted, abs=1e-4)
+    assert float(estimated(limits * scale, covariance * np.outer(scale, scale)).mean) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("d", [1, 2, 4])
+def test_the_derivatives(d):
+    """With respect to a limit the density there times the probability of the others given it (Plackett, 1954)."""
+    rng = np.random.default_rng(d)
+    factor, limits = rng.normal(size=(d, d + 2)), rng.normal(size=d) + 1
+    covariance = factor @ factor.T
+    covariance = covariance / np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    value = lambda b, s: orthant(num_points=20_000)(jax.random.key(0), b, s).mean  # noqa: E731
+    by_limits, by_covariance = jax.jit(jax.grad(value, (0, 1)))(jnp.asarray(limits), jnp.asarray(covariance))
+    for i in range(d):
+        rest = np.delete(np.arange(d), i)
+        column = covariance[rest, i]
+        inner = covariance[np.ix_(rest, rest)] - np.outer(column, column)
+        given = estimated(limits[rest] - column * limits[i], inner, num_points=20_000).mean if d > 1 else 1.0
+        assert float(by_limits[i]) == pytest.approx(float(stats.norm.pdf(limits[i]) * given), abs=3e-4)
+    if d > 1:
+        pair, rest = [0, 1], np.arange(2, d)
+        block = covariance[np.ix_(pair, pair)]
+        density = stats.multivariate_normal(np.zeros(2), block).pdf(limits[:2])
+        given = 1.0
+        if d > 2:
+            to_pair = covariance[np.ix_(rest, pair)] @ np.linalg.inv(block)
+            inner = covariance[np.ix_(rest, rest)] - to_pair @ covariance[np.ix_(pair, rest)]
+            given = float(estimated(limits[rest] - to_pair @ limits[:2], inner, num_points=20_000).mean)
+        got = float(by_covariance[0, 1] + by_covariance[1, 0])
+        assert got == pytest.approx(density * given, abs=1e-3)
+
+
+@pytest.mark.core
+def test_batches_and_compiled_programs():
+    limits, covariance = jnp.array([[0.1, 0.5, 1.0], [2.0, -1.0, 0.3]]), jnp.asarray(equicorrelated(3), float)
+    cdf = orthant(num_points=500)
+    keys = jax.random.split(jax.random.key(4), 2)
+    batch = jax.jit(jax.vmap(cdf, (0, 0, None)))(keys, limits, covariance)
+    for i in range(2):
+        one = cdf(jax.random.clone(keys[i]), limits[i], covariance)
+        np.testing.assert_allclose(batch.mean[i], one.mean, atol=1e-6)
+        np.testing.assert_allclose(batch.stderr[i], one.stderr, rtol=1e-2, atol=1e-7)
+
+
+@pytest.mark.core
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="two shifts or more"):
+        orthant(num_shifts=1)
+    with pytest.raises(ValueError, match="3 points for each of 8 shifts"):
+        orthant(num_points=20)
+    cdf = orthant()
+    with pytest.raises(TypeError, match="random key"):
+        cdf(0, jnp.zeros(3), jnp.eye(3))
+    with pytest.raises(ValueError, match=r"limits \[d\] and a covariance \[d, d\]"):
+        cdf(jax.random.key(0), jnp.zeros(3), jnp.eye(4))
+    with pytest.raises(ValueError, match="from 1 to 200"):
+        cdf(jax.random.key(0), jnp.zeros(201), jnp.eye(201))
+    with pytest.raises(TypeError, match="floating-point"):
+        cdf(jax.random.key(0), jnp.zeros(3, int), jnp.eye(3))
