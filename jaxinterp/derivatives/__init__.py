@@ -8,6 +8,7 @@ from jaxinterp.derivatives._orthant import orthant as orthant
 from jaxinterp.derivatives._products import gauss_newton as gauss_newton
 from jaxinterp.derivatives._products import hessian as hessian
 from jaxinterp.derivatives._products import hvp as hvp
+from jaxinterp.derivatives._products import jacobian as jacobian
 from jaxinterp.derivatives._products import jvp as jvp
 from jaxinterp.derivatives._products import vjp as vjp
 from jaxinterp.derivatives._quadrature import Quadrature as Quadrature

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
-from jaxinterp import checks
+from jaxinterp import batching, checks, interpreters, tree
 from jaxinterp.interpreters import restrict, restrict_scalar
-from jaxinterp.typing import MatVec, PyTree, ScalarFn
+from jaxinterp.typing import Array, MatVec, PyTree, ScalarFn
 
 
 def jvp(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Callable[..., PyTree]:
@@ -36,6 +38,48 @@ def vjp(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Callabl
         return pull(checks.same_structure("vjp", "vector", vector, out))[0]
 
     return product
+
+
+def jacobian(
+    f: Callable[..., Array], argnums: int | tuple[int, ...] = 0, *, chunk_size: int | None = None
+) -> Callable[..., tuple[Array, PyTree]]:
+    """Value and Jacobian of a vector: returns `(*args) -> (f(x) [k], J)`, J like x with a leading axis of length k.
+
+    By k products with the transpose in reverse mode, or one product for each entry of x in forward mode if these are
+    fewer.
+
+    Args:
+      f: `(*args) -> [k]`.
+      argnums: as in `jax.grad`.
+      chunk_size: products computed together; memory grows with it. `None` takes all.
+
+    >>> value, rows = jacobian(lambda x: jnp.stack([x[0] * x[1], x[2]]))(jnp.array([2.0, 3.0, 4.0]))
+    >>> value.tolist(), rows.tolist()
+    ([6.0, 4.0], [[3.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+    """
+    checks.optional_chunk_size(chunk_size)
+
+    def both(*args: PyTree) -> tuple[Array, PyTree]:
+        g, x = restrict("jacobian", f, argnums, args)
+        k = jax.eval_shape(g, x)
+        if len(k.shape) != 1:
+            raise TypeError(f"`jacobian` needs a function that returns a vector; it returned shape {k.shape}.")
+        inputs = tree.size(x)
+        if inputs < k.size:
+            value, push = jax.linearize(g, x)
+            flat, unravel = ravel_pytree(x)
+            columns = _mapped(lambda v: push(unravel(v)), jnp.eye(inputs, dtype=flat.dtype), chunk_size)
+            return value, jax.vmap(unravel)(columns.T.astype(flat.dtype))
+        value, pull = jax.vjp(g, x)
+        return value, _mapped(lambda v: pull(v)[0], jnp.eye(k.size, dtype=value.dtype), chunk_size)
+
+    return both
+
+
+def _mapped(product: Callable[[Array], PyTree], rows: Array, chunk_size: int | None) -> PyTree:
+    if chunk_size is None or chunk_size >= len(rows):
+        return jax.vmap(product)(rows)
+    return batching.map_examples(interpreters.loop_safe(product), batch_size=chunk_size)(rows)
 
 
 def hvp(f: ScalarFn, argnums: int | tuple[int, ...] = 0) -> Callable[..., PyTree]:

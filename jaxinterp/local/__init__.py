@@ -33,8 +33,11 @@ from jaxinterp.local._masks import spread_over as spread_over
 from jaxinterp.local._neighbourhoods import Neighbourhood as Neighbourhood
 from jaxinterp.local._neighbourhoods import Perturbation as Perturbation
 from jaxinterp.local._neighbourhoods import along_segment as along_segment
+from jaxinterp.local._neighbourhoods import ball as ball
 from jaxinterp.local._neighbourhoods import binary_mask as binary_mask
 from jaxinterp.local._neighbourhoods import box as box
+from jaxinterp.local._neighbourhoods import check_factor as check_factor
+from jaxinterp.local._neighbourhoods import correlated_gaussian as correlated_gaussian
 from jaxinterp.local._neighbourhoods import gaussian as gaussian
 from jaxinterp.local._neighbourhoods import scaling as scaling
 from jaxinterp.local._neighbourhoods import segment as segment

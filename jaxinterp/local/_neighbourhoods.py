@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from jaxinterp import checks, tree
 from jaxinterp.local._backgrounds import checked_background
@@ -84,6 +85,59 @@ def gaussian(key: Key, x: PyTree, *, stddev: PyTree) -> Perturbation:
     """
     sigma = tree.broadcast_prefix("stddev", checks.non_negative("stddev", stddev), x)
     point = tree.add(x, tree.mul(sigma, tree.normal_like(key, x)))
+    return Perturbation(point, point, x)
+
+
+def correlated_gaussian(key: Key, x: PyTree, *, factor: Array) -> Perturbation:
+    r"""Gaussian noise of any covariance: :math:`x' = x + A\varepsilon`, coordinates x', covariance :math:`AA^\top`.
+
+    Args:
+      key: random key.
+      x: the point.
+      factor: A, [inputs, any], of the flattened input, for instance a Cholesky factor of the covariance.
+
+    Raises:
+      ValueError: if the factor does not have a row for each entry of x.
+
+    >>> correlated_gaussian(jax.random.key(0), jnp.ones(2), factor=jnp.zeros((2, 1))).point.tolist()
+    [1.0, 1.0]
+    """
+    flat, unravel = ravel_pytree(x)
+    noise = jax.random.normal(key, check_factor("correlated_gaussian", factor, x).shape[1:], jnp.float32)
+    change = jnp.dot(factor, noise.astype(factor.dtype), precision="highest")
+    point = unravel(flat + change.astype(flat.dtype))
+    return Perturbation(point, point, x)
+
+
+def check_factor(method: str, factor: Array, x: PyTree) -> Array:
+    """Returns the factor of a covariance if it has a row for each entry of x; `ValueError` otherwise."""
+    if jnp.ndim(factor) != 2 or jnp.shape(factor)[0] != tree.size(x):
+        raise ValueError(
+            f"`factor` of `{method}` must have a row for each of the {tree.size(x)} entries of the input, [entries, "
+            f"any]; got shape {jnp.shape(factor)}."
+        )
+    return factor
+
+
+def ball(key: Key, x: PyTree, *, radius: Array | float) -> Perturbation:
+    r"""Uniform in a ball: :math:`x' = x + r u^{1/n} \varepsilon/\|\varepsilon\|_2`, u ~ U(0, 1), coordinates x'.
+
+    In n dimensions nearly all of it is near the surface, and each entry of the noise has the variance r²/(n + 2).
+
+    Args:
+      key: random key.
+      x: the point, of n entries.
+      radius: r >= 0 in the units of x, one number.
+
+    >>> x = ball(jax.random.key(0), jnp.zeros(3), radius=2.0).point
+    >>> bool(jnp.linalg.norm(x) <= 2)
+    True
+    """
+    reach = jnp.asarray(checks.non_negative("radius", radius))
+    direction = tree.normal_like(key, x)
+    share = jax.random.uniform(jax.random.fold_in(key, len(jax.tree.leaves(x))), (), jnp.float32)
+    length = (reach * share ** (1 / tree.size(x))).astype(jnp.float32) / tree.norm(direction).astype(jnp.float32)
+    point = tree.axpy(length, direction, x)
     return Perturbation(point, point, x)
 
 

@@ -1,4 +1,4 @@
-"""Average-case robustness: closed forms and SciPy for linear functions, loops over the same samples for sampling."""
+"""Linearised probabilities: closed forms and SciPy for linear functions, the properties of every estimator."""
 
 import functools
 
@@ -9,71 +9,26 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from jaxinterp.robustness import monte_carlo, multivariate_sigmoid, softmax, taylor
-
-X64 = jax.config.jax_enable_x64
-DTYPE = jnp.float64 if X64 else jnp.float32
-TOLERANCE = 1e-12 if X64 else 2e-6
-
-RNG = np.random.default_rng(7)
-W = RNG.normal(size=(5, 20)) / 4
-B = RNG.normal(size=5) / 4
-POINTS = RNG.normal(size=(6, 20))
-INNER = RNG.normal(size=(4, 3))
-OUTER = RNG.normal(size=(3, 4))
-
-
-def linear(x):
-    return jnp.dot(jnp.asarray(W, x.dtype), x, precision="highest") + jnp.asarray(B, x.dtype)
-
-
-def two_classes(x):
-    return jnp.stack([x[0], -x[0]])
-
-
-def curved(x):
-    """Three classes of a tanh network with 4 units, of a pytree with 3 numbers in two leaves."""
-    flat = jnp.concatenate([x["u"], x["v"].reshape(-1)])
-    hidden = jnp.tanh(jnp.dot(jnp.asarray(INNER, flat.dtype), flat, precision="highest"))
-    return jnp.dot(jnp.asarray(OUTER, flat.dtype), hidden, precision="highest")
-
-
-def curved_tree(flat):
-    return {"u": jnp.asarray(flat[:2], DTYPE), "v": jnp.asarray(flat[2:], DTYPE).reshape(1, 1)}
-
-
-def curved_in_numpy(flat):
-    """Scores and Jacobian of `curved`."""
-    hidden = np.tanh(INNER @ flat)
-    return OUTER @ hidden, OUTER @ ((1 - hidden**2)[:, None] * INNER)
-
-
-def margins(scores, jacobian, sigma):
-    """z and the cosines by their definition, one class after the other."""
-    t = int(np.argmax(scores))
-    others = [i for i in range(len(scores)) if i != t]
-    gradients = [jacobian[t] - jacobian[i] for i in others]
-    z = [(scores[t] - scores[i]) / (sigma * np.linalg.norm(g)) for i, g in zip(others, gradients, strict=True)]
-    cosines = [[g @ h / np.linalg.norm(g) / np.linalg.norm(h) for h in gradients] for g in gradients]
-    return np.array(z), np.array(cosines)
-
-
-def survival(scores, jacobian, sigma):
-    """The Taylor estimate with the multivariate sigmoid."""
-    return 1 / (1 + np.exp(-margins(scores, jacobian, sigma)[0]).sum())
-
-
-def normal_cdf(z, cosines):
-    """Φ_R(z) by SciPy, to 1e-7."""
-    zero = np.zeros(len(z))
-    return scipy.stats.multivariate_normal.cdf(
-        z, zero, cosines, allow_singular=True, abseps=1e-7, releps=1e-7, maxpts=10**6, rng=0
-    )
-
-
-def probability(estimate):
-    return float(estimate.probability)
-
+from jaxinterp.derivatives import orthant
+from jaxinterp.robustness import mmse, monte_carlo, multivariate_sigmoid, softmax, taylor
+from tests.robustness.scores import (
+    DTYPE,
+    POINTS,
+    TOLERANCE,
+    X64,
+    B,
+    W,
+    curved,
+    curved_in_numpy,
+    curved_tree,
+    linear,
+    margins,
+    normal_cdf,
+    own_noise,
+    probability,
+    survival,
+    two_classes,
+)
 
 # The multivariate sigmoid
 
@@ -264,76 +219,6 @@ def test_the_gradient_of_softmax():
     np.testing.assert_allclose(by_t, -p[1] * (scores[1] - p @ scores) / temperature**2, rtol=rtol)
 
 
-# Monte Carlo
-
-
-def own_noise(seed, n, shape, leaf=0):
-    """The noise as the documentation defines it: leaf j of sample i is drawn from key/i/j, in float32."""
-    key = jax.random.key(seed)
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), leaf))(jnp.arange(n))
-    return np.asarray(jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(keys), np.float64)
-
-
-@pytest.mark.numerics
-@pytest.mark.parametrize("chunk_size", [1, 7, 64, None])
-def test_monte_carlo_is_the_frequency_among_its_own_samples(chunk_size):
-    """No margin of these samples is close enough to 0 for a rounding error to matter."""
-    n, sigma, x = 150, 0.9, POINTS[3]
-    scores = (x + sigma * own_noise(5, n, (20,))) @ W.T + B
-    assert np.diff(np.sort(scores, 1)[:, -2:], axis=1).min() > 1e-4
-    p = np.mean(np.argmax(scores, 1) == np.argmax(W @ x + B))
-    assert 0.1 < p < 0.9
-    run = jax.jit(monte_carlo(linear, num_samples=n, chunk_size=chunk_size))
-    got = run(jax.random.key(5), jnp.asarray(x, DTYPE), stddev=sigma)
-    assert probability(got) == pytest.approx(p, rel=1e-5)
-    assert float(got.stderr) == pytest.approx((p * (1 - p) / n) ** 0.5, rel=1e-5)
-    assert int(got.num_samples) == n
-    assert (got.probability.dtype, got.num_samples.dtype) == (DTYPE, jnp.int32)
-
-
-@pytest.mark.numerics
-def test_monte_carlo_with_noise_of_several_sizes():
-    """A pytree prefix of σ, and two of three arguments with noise; the last stays as it is."""
-    f = lambda a, c, b: curved({"u": a, "v": b["v"]}) + c  # noqa: E731
-    a, v, c, n = np.array([0.2, -0.5]), np.array([[0.3]]), np.array([0.1, 0.0, -0.1]), 200
-    run = jax.jit(monte_carlo(f, (0, 2), num_samples=n))
-    args = (jnp.asarray(a, DTYPE), jnp.asarray(c, DTYPE), {"v": jnp.asarray(v, DTYPE)})
-    sigma_a = np.array([0.6, 0.0])
-    got = run(jax.random.key(8), *args, stddev=(jnp.asarray(sigma_a, DTYPE), 1.2))
-    points = np.concatenate([a + sigma_a * own_noise(8, n, (2,)), 0.3 + 1.2 * own_noise(8, n, (1, 1), 1)[:, 0]], 1)
-    scores = np.array([curved_in_numpy(point)[0] + c for point in points])
-    clean = curved_in_numpy(np.append(a, v))[0] + c
-    assert probability(got) == pytest.approx(np.mean(scores.argmax(1) == clean.argmax()), rel=1e-5)
-    assert 0.1 < probability(got) < 0.9
-
-
-@pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0])
-def test_monte_carlo_of_two_classes(sigma):
-    """Φ(|x|/σ); 4 standard errors of three cases fail for one key in 5000."""
-    estimate = jax.jit(monte_carlo(two_classes, num_samples=20_000, chunk_size=5000))(
-        jax.random.key(1), jnp.array([-0.6]), stddev=sigma
-    )
-    assert abs(probability(estimate) - scipy.stats.norm.cdf(0.6 / sigma)) < 4 * float(estimate.stderr)
-    assert float(estimate.stderr) < 0.004
-
-
-def test_monte_carlo_without_noise():
-    estimate = monte_carlo(two_classes, num_samples=13, chunk_size=4)(jax.random.key(0), jnp.array([1.0]), stddev=0.0)
-    assert probability(estimate) == 1
-    assert float(estimate.stderr) == 0
-
-
-def test_monte_carlo_compares_with_the_prediction_and_not_with_a_label():
-    """A class that leads everywhere is always predicted, a lead at the clean point alone never survives."""
-    always = lambda x: jnp.stack([x[0], x[0] + 1])  # noqa: E731
-    never = lambda x: jnp.stack([jnp.where(x[0] == 1, 2.0, 0.0), jnp.ones(())])  # noqa: E731
-    x = jnp.ones(1, jnp.float32)
-    for f, p in [(always, 1), (never, 0)]:
-        estimate = monte_carlo(f, num_samples=50)(jax.random.key(0), x, stddev=3.0)
-        assert probability(estimate) == p
-        assert float(estimate.stderr) == 0
-
-
 def test_keys_decide_the_samples():
     run = jax.jit(functools.partial(monte_carlo(linear, num_samples=99), stddev=0.9))
     x = jnp.asarray(POINTS[3], DTYPE)
@@ -450,13 +335,10 @@ def test_a_scale_that_is_refused_is_nan_inside_jit(method, scale):
     assert np.isnan(got.probability)
 
 
-@pytest.mark.parametrize("method", ["taylor", "softmax"])
-def test_a_scale_for_each_class_is_refused(method):
+def test_a_temperature_for_each_class_is_refused():
     """An array would divide the margins one by one, in an order that no caller can know."""
-    f = lambda x: jnp.stack([x[0], -x[0], jnp.zeros(())])  # noqa: E731
-    name = "temperature" if method == "softmax" else "stddev"
-    with pytest.raises((TypeError, ValueError), match=name):
-        call(method, f, jnp.ones(1), jnp.array([1.0, 2.0]))
+    with pytest.raises(ValueError, match="`temperature` of `softmax` must be one number"):
+        softmax(two_classes)(jnp.ones(1), temperature=jnp.array([1.0, 2.0]))
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -498,8 +380,73 @@ def test_keys_and_shapes_that_are_refused():
         run(jax.random.split(jax.random.key(0)), jnp.ones(1), stddev=0.1)
     with pytest.raises(ValueError, match=r"`stddev` of shape \(3,\) does not broadcast to the input of shape \(1,\)"):
         run(jax.random.key(0), jnp.ones(1), stddev=jnp.ones(3))
-    for method in (run, taylor(two_classes)):
-        with pytest.raises(TypeError, match="stddev"):
-            method(jnp.ones(1))
+    with pytest.raises(TypeError, match="stddev"):
+        run(jax.random.key(0), jnp.ones(1))
+    for noise in ({}, {"stddev": 1.0, "factor": jnp.eye(1)}):
+        with pytest.raises(TypeError, match="needs the noise: either `stddev=` or `factor=`"):
+            taylor(two_classes)(jnp.ones(1), **noise)
     with pytest.raises(TypeError, match="temperature"):
         softmax(two_classes)(jnp.ones(1))
+
+
+# Noise of any covariance, the normal CDF, MMSE
+
+
+@pytest.mark.numerics
+def test_noise_of_any_covariance():
+    """A prefix of σ and a factor: z and the cosines with the gradients in the coordinates of the noise."""
+    x, rng = POINTS[0], np.random.default_rng(2)
+    sigma, factor = rng.uniform(0.2, 2, 20), rng.normal(size=(20, 7))
+    both = lambda z, r: jnp.concatenate([z, r.reshape(-1)])  # noqa: E731
+    for noise, matrix in [({"stddev": sigma}, np.diag(sigma)), ({"factor": factor}, factor)]:
+        z, cosines = margins(W @ x + B, W @ matrix, 1.0)
+        given = {name: jnp.asarray(value, DTYPE) for name, value in noise.items()}
+        got = np.asarray(jax.jit(taylor(linear, cdf=both))(jnp.asarray(x, DTYPE), **given).probability)
+        np.testing.assert_allclose(got[:4], z, rtol=5 * TOLERANCE, atol=5 * TOLERANCE * np.abs(z).max())
+        np.testing.assert_allclose(got[4:].reshape(4, 4), cosines, rtol=0, atol=10 * TOLERANCE)
+
+
+@pytest.mark.numerics
+def test_taylor_with_our_normal_cdf_is_exact_for_a_linear_function():
+    x, sigma = POINTS[0], 0.8
+    z, cosines = margins(W @ x + B, W, sigma)
+    cdf = functools.partial(orthant(), jax.random.key(1))
+    found = jax.jit(taylor(linear, cdf=cdf))(jnp.asarray(x, DTYPE), stddev=sigma)
+    assert probability(found) == pytest.approx(normal_cdf(z, cosines), abs=1e-4)
+    assert 0 < float(found.stderr) < 1e-3
+    assert int(found.num_samples) > 9000
+
+
+@pytest.mark.numerics
+def test_mmse_is_taylor_of_the_mean_margins():
+    """With the samples of the documentation; of a linear function it is Taylor, whatever the samples."""
+    x, sigma, n = np.array([0.3, -0.8, 0.5]), 0.4, 6
+    noise = np.concatenate([own_noise(3, n, (2,)), own_noise(3, n, (1, 1), 1)[:, 0]], 1)
+    both = [curved_in_numpy(x + sigma * e) for e in noise]
+    t = int(np.argmax(curved_in_numpy(x)[0]))
+    scores, jacobian = (np.mean([pair[i] for pair in both], axis=0) for i in range(2))
+    gaps = [(scores[t] - scores[i]) / np.linalg.norm(jacobian[t] - jacobian[i]) for i in range(3) if i != t]
+    wanted = 1 / (1 + np.exp(-np.array(gaps) / sigma).sum())
+    run = jax.jit(mmse(curved, num_samples=n, chunk_size=4))
+    got = run(jax.random.key(3), curved_tree(x), stddev=sigma)
+    assert probability(got) == pytest.approx(wanted, rel=20 * TOLERANCE)
+    point = jnp.asarray(POINTS[1], DTYPE)
+    same = mmse(linear, num_samples=2)(jax.random.key(0), point, stddev=0.9)
+    assert probability(same) == pytest.approx(probability(taylor(linear)(point, stddev=0.9)), abs=0.5)
+    nothing = mmse(curved, num_samples=1)(jax.random.key(0), curved_tree(x), stddev=1e-6)
+    assert probability(nothing) == pytest.approx(
+        probability(taylor(curved)(curved_tree(x), stddev=1e-6)), rel=1e-3, abs=1e-3
+    )
+
+
+def test_more_classes_than_a_normal_cdf_takes():
+    """The 200 nearest of 299 other classes; the others take away at most the sum of their chances."""
+    rng = np.random.default_rng(5)
+    rows = rng.normal(size=(300, 10)) / 3
+    f = lambda x: jnp.dot(jnp.asarray(rows, x.dtype), x, precision="highest")  # noqa: E731
+    x = 3 * rows[7] / np.linalg.norm(rows[7])
+    take = lambda z, r: jnp.stack([jnp.max(z), jnp.asarray(z.shape[0], z.dtype)])  # noqa: E731
+    found = taylor(f, cdf=take, chunk_size=7)(jnp.asarray(x, DTYPE), stddev=0.5)
+    z = np.sort(margins(rows @ x, rows, 0.5)[0])
+    np.testing.assert_allclose(found.probability, [z[199], 200], rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(found.remainder)[0], scipy.stats.norm.cdf(-z[200:]).sum(), rtol=1e-3)

@@ -1,0 +1,88 @@
+"""What is to survive the noise: the predicted class, or the value of a regression within a tolerance."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxinterp import checks
+from jaxinterp.interpreters import restrict
+from jaxinterp.typing import Array, PyTree
+
+Event = Callable[[Array, Array], Array]
+"""`(clean output, noisy output) -> margins` [k], none of which is negative where the event holds."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Robustness:
+    """The probability that an event, such as the prediction staying the same, survives noise.
+
+    Attributes:
+      probability: in [0, 1], a scalar.
+      stderr: its standard error from sampling; 0 for a deterministic estimator, whose bias it does not include.
+      num_samples: number of samples, an int32 scalar; 0 for a deterministic estimator.
+      remainder: how much the classes that a normal CDF left out could take away from the probability, at most.
+    """
+
+    probability: Array
+    stderr: Array
+    num_samples: Array
+    remainder: Array
+
+
+def robustness(
+    probability: Array, stderr: Array | None = None, num_samples: Array | int = 0, remainder: Array | None = None
+) -> Robustness:
+    """A `Robustness` of which only the probability has to be known."""
+    nothing = jnp.zeros_like(probability)
+    return Robustness(
+        probability,
+        nothing if stderr is None else stderr,
+        jnp.asarray(num_samples, jnp.int32),
+        nothing if remainder is None else remainder,
+    )
+
+
+def same_prediction(clean: Array, noisy: Array) -> Array:
+    r"""The margins :math:`f_t - f_i` of the class t that is predicted without noise over the others i, in their order.
+
+    >>> same_prediction(jnp.array([0.0, 2.0, 1.0]), jnp.array([1.0, 1.5, 3.0])).tolist()
+    [0.5, -1.5]
+    """
+    predicted = jnp.argmax(checks.logits("same_prediction", clean))
+    others = jnp.arange(noisy.shape[0] - 1)
+    return noisy[predicted][None] - noisy[others + (others >= predicted).astype(others.dtype)]
+
+
+def within(tolerance: float) -> Event:
+    r"""The event :math:`|f(x + \varepsilon) - f(x)| \le \delta` of a scalar function.
+
+    Args:
+      tolerance: δ >= 0, in units of f.
+
+    Raises:
+      ValueError: if it is negative.
+      TypeError: at the call, if the function does not return a scalar.
+
+    >>> within(0.5)(jnp.asarray(1.0), jnp.asarray(1.2)).round(2).tolist()
+    [0.3, 0.7]
+    """
+    delta = checks.non_negative("tolerance", tolerance)
+
+    def margins(clean: Array, noisy: Array) -> Array:
+        change = checks.scalar("within", noisy) - checks.scalar("within", clean)
+        limit = jnp.asarray(delta, change.dtype)
+        return jnp.stack([limit - change, limit + change])
+
+    return margins
+
+
+def restricted_margins(
+    method: str, f: Callable[..., Array], argnums: int | tuple[int, ...], event: Event, args: tuple
+) -> tuple[Callable[[PyTree], Array], PyTree, Array]:
+    """The margins as a function of the perturbed argument, its value, and the clean output."""
+    g, x = restrict(method, f, argnums, args)
+    clean = checks.logits(method, g(x)) if event is same_prediction else g(x)
+    return lambda point: event(clean, g(point)), x, clean
