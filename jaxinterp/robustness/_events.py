@@ -66,8 +66,8 @@ def within(tolerance: float) -> Event:
       ValueError: if it is negative.
       TypeError: at the call, if the function does not return a scalar.
 
-    >>> within(0.5)(jnp.asarray(1.0), jnp.asarray(1.2)).round(2).tolist()
-    [0.3, 0.7]
+    >>> within(0.5)(jnp.asarray(1.0), jnp.asarray(1.25)).tolist()
+    [0.25, 0.75]
     """
     delta = checks.non_negative("tolerance", tolerance)
 

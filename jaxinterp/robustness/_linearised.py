@@ -75,6 +75,7 @@ def taylor(
     >>> f = lambda x: jnp.stack([x[0], -x[0]])
     >>> round(float(taylor(f)(jnp.array([1.0]), stddev=1.0).probability), 4)
     0.7311
+    >>> import functools
     >>> from jaxinterp.derivatives import orthant
     >>> exact = taylor(f, cdf=functools.partial(orthant(), jax.random.key(0)))
     >>> round(float(exact(jnp.array([1.0]), stddev=1.0).probability), 4)

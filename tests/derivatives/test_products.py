@@ -226,3 +226,19 @@ def test_second_derivatives_need_a_scalar():
         derivatives.hessian(lambda x: x)(x)
     with pytest.raises(TypeError, match=r"`gauss_newton` needs a function that returns a scalar.* shape \(3,\)"):
         derivatives.gauss_newton(lambda x: x, lambda z: 2 * z)(x, vector=x)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_the_jacobian_either_way(chunk_size):
+    """Five outputs of three inputs go forward, two of three backward; the arguments are pytrees."""
+    rng = np.random.default_rng(0)
+    for outputs in (5, 2):
+        matrix = jnp.asarray(rng.normal(size=(outputs, 3)), float)
+        f = lambda x, s, m=matrix: jnp.tanh(jnp.dot(m, jnp.append(x["u"], x["v"]), precision="highest")) * s  # noqa: E731
+        x, scale = {"u": jnp.array([0.3, -0.2]), "v": jnp.asarray(0.5)}, jnp.asarray(2.0)
+        value, rows = jax.jit(derivatives.jacobian(f, chunk_size=chunk_size))(x, scale)
+        np.testing.assert_allclose(value, f(x, scale), rtol=1e-6)
+        for got, wanted in zip(jax.tree.leaves(rows), jax.tree.leaves(jax.jacrev(f)(x, scale)), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+    with pytest.raises(TypeError, match=r"returns a vector; it returned shape \(2, 2\)"):
+        derivatives.jacobian(lambda x: jnp.outer(x, x))(jnp.ones(2))

@@ -341,3 +341,25 @@ def test_after_a_transformation_only_the_arrays_are_left():
     assert plain.function is None
     assert plain.locate is None
     assert plain.weight.shape == (3,)
+
+
+def test_a_ball_is_filled_evenly():
+    """The squared distance over r² has the mean n/(n + 2), each entry the variance r²/(n + 2); pytrees are one ball."""
+    x = {"u": jnp.ones((2, 2)), "v": jnp.asarray(-1.0)}
+    keys = jax.random.split(jax.random.key(0), 4000)
+    points = jax.jit(jax.vmap(lambda k: local.ball(k, x, radius=3.0).point))(keys)
+    change = np.concatenate([np.asarray(points["u"]).reshape(4000, 4) - 1, np.asarray(points["v"])[:, None] + 1], 1)
+    squares = (change**2).sum(1) / 9
+    assert squares.max() <= 1 + 1e-5
+    assert squares.mean() == pytest.approx(5 / 7, abs=float(4 * squares.std() / 4000**0.5))
+    np.testing.assert_allclose(np.cov(change.T), 9 / 7 * np.eye(5), atol=0.15)
+    np.testing.assert_allclose(change.mean(0), 0, atol=4 * (9 / 7 / 4000) ** 0.5)
+
+
+def test_noise_with_the_covariance_of_a_factor():
+    factor = np.array([[1.0, 0.0], [-0.5, 0.2], [2.0, 1.0]])
+    keys = jax.random.split(jax.random.key(1), 20_000)
+    draw = jax.jit(jax.vmap(lambda k: local.correlated_gaussian(k, jnp.ones(3), factor=jnp.asarray(factor)).point))
+    change = np.asarray(draw(keys), np.float64) - 1
+    np.testing.assert_allclose(np.cov(change.T), factor @ factor.T, atol=0.15)
+    assert np.linalg.matrix_rank(change, tol=1e-2) == 2
