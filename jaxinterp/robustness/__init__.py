@@ -20,3 +20,6 @@ from jaxinterp.robustness._linearised import multivariate_sigmoid as multivariat
 from jaxinterp.robustness._linearised import softmax as softmax
 from jaxinterp.robustness._linearised import taylor as taylor
 from jaxinterp.robustness._monte_carlo import monte_carlo as monte_carlo
+from jaxinterp.robustness._uses import ClassRobustness as ClassRobustness
+from jaxinterp.robustness._uses import by_class as by_class
+from jaxinterp.robustness._uses import fragility as fragility

@@ -1,0 +1,72 @@
+"""Robustness by class against loops, and the penalty against Taylor and finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxinterp import robustness
+from tests.robustness.scores import DTYPE, POINTS, B, W, linear
+
+X64 = jax.config.jax_enable_x64
+
+
+@pytest.mark.core
+def test_the_mean_of_each_class():
+    rng = np.random.default_rng(0)
+    p, labels = rng.uniform(size=40), rng.integers(0, 3, 40)
+    labels[0] = 3
+    found = jax.jit(robustness.by_class, static_argnums=2)(jnp.asarray(p, DTYPE), jnp.asarray(labels), 5)
+    for c in range(3):
+        own = p[labels == c]
+        assert float(found.mean[c]) == pytest.approx(own.mean(), rel=1e-5)
+        assert float(found.stderr[c]) == pytest.approx(own.std(ddof=1) / len(own) ** 0.5, rel=1e-4)
+    assert found.count.tolist() == [*np.bincount(labels, minlength=4)[:4], 0]
+    assert np.isnan(found.stderr[3])
+    assert np.isnan(found.mean[4])
+
+
+def in_two_arguments(params, state, x):
+    return jnp.dot(params, x, precision="highest") + state
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+def test_the_penalty_is_the_logarithm_of_taylor_at_the_label():
+    params, state = jnp.asarray(W, DTYPE), jnp.asarray(B, DTYPE)
+    run = jax.jit(lambda x, label: robustness.fragility(0.7)(in_two_arguments, params, state, None, x, label))
+    for x in POINTS[:3]:
+        point = jnp.asarray(x, DTYPE)
+        predicted = int(np.argmax(W @ x + B))
+        p = float(robustness.taylor(linear)(point, stddev=0.7).probability)
+        assert float(run(point, predicted)) == pytest.approx(-np.log(p), rel=1e-4, abs=1e-5)
+        other = (predicted + 1) % 5
+        z = [(W[other] - W[i]) @ x + B[other] - B[i] for i in range(5) if i != other]
+        z = np.array(z) / [0.7 * np.linalg.norm(W[other] - W[i]) for i in range(5) if i != other]
+        assert float(run(point, other)) == pytest.approx(np.log1p(np.exp(-z).sum()), rel=1e-4)
+
+
+@pytest.mark.numerics
+def test_its_gradient_in_the_parameters():
+    """It goes through the gradients of the margins: a derivative of second order."""
+    inner = np.random.default_rng(3).normal(size=(6, 4))
+    outer = jnp.asarray(np.random.default_rng(4).normal(size=(3, 6)), DTYPE)
+    apply = lambda params, state, x: jnp.dot(outer, jnp.tanh(jnp.dot(params, x, precision="highest")))  # noqa: E731
+    x = jnp.asarray([0.3, -0.2, 0.8, 0.1], DTYPE)
+    value = jax.jit(lambda params: robustness.fragility(0.5)(apply, params, {}, None, x, 1))
+    slope = jax.grad(value)(jnp.asarray(inner, DTYPE))
+    step = 1e-6 if X64 else 1e-2
+    for i, j in [(0, 0), (3, 2), (5, 1)]:
+        change = np.zeros_like(inner)
+        change[i, j] = step
+        wanted = (
+            float(value(jnp.asarray(inner + change, DTYPE))) - float(value(jnp.asarray(inner - change, DTYPE)))
+        ) / (2 * step)
+        assert float(slope[i, j]) == pytest.approx(wanted, rel=1e-2 if not X64 else 1e-5, abs=1e-3 if not X64 else 1e-8)
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="`stddev` of `fragility` must be positive"):
+        robustness.fragility(0.0)
+    with pytest.raises(ValueError, match="a label for each probability"):
+        robustness.by_class(jnp.ones(3), jnp.ones(2, int), 2)
