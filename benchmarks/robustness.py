@@ -3,7 +3,7 @@
 And the table of all estimators: their mean absolute error to Monte Carlo, evaluations of the network and seconds, on
 the trained ResNet-20 (random weights where ../shared is absent). σ is in units of pixels from 0 to 1.
 
-    python benchmarks/robustness.py [--images 200] [--samples 10000]
+    python benchmarks/robustness.py [--images 20] [--samples 10000]
 """
 
 import argparse
@@ -34,7 +34,7 @@ def test_images(count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=20, help="of the test part; 200 take an hour")
     parser.add_argument("--samples", type=int, default=10_000)
     options = parser.parse_args()
     heading(__doc__.splitlines()[0])

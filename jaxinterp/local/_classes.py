@@ -52,7 +52,8 @@ class Linear:
       intercept: a is "free"; or "anchored", the model equals f at x; or "zero", it is 0 at z = 0.
       complete: whether an anchored model also equals f at z = 0, so that ⟨b, z₀⟩ = f(x) - f(0): efficiency.
       ridge: λ >= 0 in the units of the weights; the intercept is not penalised.
-      num_features: how many coefficients are not 0, selected by least-angle regression; `None` keeps all.
+      num_features: how many coefficients are not 0, selected by least-angle regression; `None` keeps all. The standard
+        errors take the selection as given, and are 0 for the others.
     """
 
     intercept: Intercept = "free"
