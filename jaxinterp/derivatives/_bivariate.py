@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr
+from jax.scipy.special import log_ndtr, ndtr
 
 from jaxinterp.typing import Array
 
@@ -25,7 +25,7 @@ def bivariate_normal(h: Array, k: Array, correlation: Array) -> Array:
     True
     """
     finite = jnp.isfinite(h) & jnp.isfinite(k)
-    x, y = (jnp.where(finite, -limit, jnp.zeros_like(limit)) for limit in (h, k))
+    x, y = (jnp.clip(jnp.where(finite, -limit, jnp.zeros_like(limit)), -40, 40) for limit in (h, k))
     rho = jnp.clip(correlation, -1, 1)
     is_near = jnp.abs(rho) >= NEARLY_SINGULAR
     inside = jnp.where(is_near, _near_one(x, y, rho), _moderate(x, y, rho))
@@ -39,7 +39,10 @@ def bivariate_normal(h: Array, k: Array, correlation: Array) -> Array:
 def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
     h, k, rho = primals
     p = bivariate_normal(h, k, rho)
-    root = jnp.sqrt(jnp.maximum((1 - rho) * (1 + rho), float(jnp.finfo(p.dtype).tiny)))
+    rho = jnp.clip(rho, -1, 1)
+    square = (1 - rho) * (1 + rho)
+    is_single = square <= float(jnp.finfo(p.dtype).eps)  # one variable in two names: no derivative by the correlation
+    root = jnp.sqrt(jnp.where(is_single, jnp.full_like(square, jnp.finfo(p.dtype).tiny), square))
 
     def slope(one: Array, other: Array) -> Array:
         known = jnp.isfinite(one)
@@ -49,8 +52,11 @@ def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array])
 
     known = jnp.isfinite(h) & jnp.isfinite(k)
     x, y = (jnp.where(known, limit, jnp.zeros_like(limit)) for limit in (h, k))
-    exponent = -0.5 * ((x - y) ** 2 / root**2 + 2 * x * y / (1 + rho))
-    tilt = jnp.where(known, jnp.exp(exponent) / (2 * jnp.pi * root), jnp.zeros_like(x))
+    sign = jnp.where(rho < 0, -1, 1).astype(rho.dtype)  # the gap is that of the nearly equal or opposite variables
+    square = jnp.where(is_single, jnp.ones_like(square), square)
+    exponent = -0.5 * ((x - sign * y) ** 2 / square + 2 * sign * x * y / (1 + jnp.abs(rho)))
+    density = jnp.exp(jnp.minimum(exponent, 0)) / (2 * jnp.pi * jnp.sqrt(square))
+    tilt = jnp.where(known & ~is_single, density, jnp.zeros_like(x))
     return p, slope(h, k) * tangents[0] + slope(k, h) * tangents[1] + tilt * tangents[2]
 
 
@@ -73,7 +79,8 @@ def _near_one(h: Array, k: Array, rho: Array) -> Array:
     c, d = (4 - hk) / 8, (12 - hk) / 16
     lead = jnp.exp(-(bs / squared + hk) / 2) * width
     lead = lead * (1 - c * (bs - squared) * (1 - d * bs / 5) / 3 + c * d * squared**2 / 5)
-    tail = jnp.exp(-hk / 2) * (2 * jnp.pi) ** 0.5 * ndtr(-gap / width) * gap * (1 - c * bs * (1 - d * bs / 5) / 3)
+    beyond = jnp.exp(log_ndtr(-gap / width) - hk / 2)  # together, as one may be 0 where the other overflows
+    tail = beyond * (2 * jnp.pi) ** 0.5 * gap * (1 - c * bs * (1 - d * bs / 5) / 3)
     xs = jnp.square(width / 2 * (nodes + 1))
     rs = jnp.sqrt(1 - jnp.minimum(xs, 0.5))
     exact = jnp.exp(-hk * xs / (2 * jnp.square(1 + rs))) / rs

@@ -103,14 +103,18 @@ def correlated_gaussian(key: Key, x: PyTree, *, factor: Array) -> Perturbation:
     [1.0, 1.0]
     """
     flat, unravel = ravel_pytree(x)
-    noise = jax.random.normal(key, check_factor("correlated_gaussian", factor, x).shape[1:], jnp.float32)
+    factor = check_factor("correlated_gaussian", factor, x)
+    noise = jax.random.normal(key, factor.shape[1:], jnp.float32)
     change = jnp.dot(factor, noise.astype(factor.dtype), precision="highest")
     point = unravel(flat + change.astype(flat.dtype))
     return Perturbation(point, point, x)
 
 
 def check_factor(method: str, factor: Array, x: PyTree) -> Array:
-    """Returns the factor of a covariance if it has a row for each entry of x; `ValueError` otherwise."""
+    """Returns the factor of a covariance if it is floating-point and has a row for each entry of x."""
+    factor = jnp.asarray(factor)
+    if not jnp.issubdtype(factor.dtype, jnp.floating):
+        raise TypeError(f"`factor` of `{method}` must be floating-point; got dtype {factor.dtype}.")
     if jnp.ndim(factor) != 2 or jnp.shape(factor)[0] != tree.size(x):
         raise ValueError(
             f"`factor` of `{method}` must have a row for each of the {tree.size(x)} entries of the input, [entries, "

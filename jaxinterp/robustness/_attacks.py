@@ -182,7 +182,8 @@ def deepfool(
             is_flat = squares == 0
             squares = jnp.where(is_flat, jnp.ones_like(squares), squares)
             chosen = jnp.argmin(jnp.where(is_flat, jnp.inf, jnp.abs(values) / jnp.sqrt(squares)))
-            length = jnp.where(is_flat[chosen], 0.0, -(jnp.abs(values[chosen]) + 1e-6) / squares[chosen])
+            beyond = 4 * float(jnp.finfo(values.dtype).eps) * jnp.max(jnp.abs(values))  # not onto the boundary
+            length = jnp.where(is_flat[chosen], 0.0, -(jnp.abs(values[chosen]) + beyond) / squares[chosen])
             return count + 1, tree.axpy(length, jax.tree.map(lambda row: row[chosen], rows), change)
 
         def goes_on(state: tuple[Array, PyTree]) -> Array:

@@ -111,7 +111,10 @@ def importance(
         at = lambda noise: margins(tree.add(x, tree.mul(sigma, noise)))  # noqa: E731
         proposal = _proposal(jax.random.fold_in(key, 0), at, x, num_pilot, num_margins, chunk_size)
         edges, squares = jnp.cumsum(proposal.shares), jnp.sum(proposal.shifts**2, 1)
-        log_scale = jnp.minimum(jnp.min(squares) / 2, MOST_SCALE)  # keeps squares of tiny weights in the range
+        nearest = jnp.min(jnp.where(squares > 0, squares, jnp.inf))
+        log_scale = jnp.minimum(
+            jnp.where(jnp.isinf(nearest), 0, nearest) / 2, MOST_SCALE
+        )  # for squares of tiny weights
 
         def weighed(k: Key) -> Array:
             component = jnp.sum(jax.random.uniform(jax.random.fold_in(k, 0), (), edges.dtype) >= edges, dtype=jnp.int32)
@@ -170,10 +173,12 @@ def _proposal(
     middle, square = expectation(rest, num_pilot, chunk_size=chunk_size)(jax.random.fold_in(key, num_pilot)).mean
     curved = jnp.maximum(square - middle**2, 0) * (num_pilot / (num_pilot - 1)) - (length**2 - linear)
     spread = jnp.sqrt(linear + jnp.maximum(curved, 0)) + float(jnp.finfo(mean.dtype).tiny)
-    beta = middle / spread
+    beta = jnp.clip(jnp.nan_to_num(middle / spread), -1e3, 1e3)
     safe = jnp.where(length > 0, length, jnp.ones_like(length))
     rho = jnp.clip(linear / (safe * spread), 0, 1)
-    reach = jnp.clip(rho * beta / (2 - rho**2), -MOST_REACH, MOST_REACH)
+    reach = jnp.where(length > 0, jnp.clip(rho * beta / (2 - rho**2), -MOST_REACH, MOST_REACH), 0)
     chance = ndtr(-jnp.abs(beta)) + float(jnp.finfo(mean.dtype).tiny)
     shares = (1 - DEFENSIVE) * (0.5 * chance / jnp.sum(chance) + 0.5 / count)
-    return _Proposal(-reach[:, None] * slope / safe[:, None], shares, jnp.min(beta) > 0)
+    shifts = -reach[:, None] * slope / safe[:, None]
+    shifts = jnp.where(jnp.isfinite(shifts), shifts, jnp.zeros_like(shifts))  # a pilot that was NaN tells nothing
+    return _Proposal(shifts, shares, jnp.min(beta) > 0)

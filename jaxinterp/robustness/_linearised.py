@@ -32,8 +32,13 @@ def multivariate_sigmoid(z: Array, correlation: Array | None = None) -> Array:
     >>> round(float(jax.nn.softmax(jnp.array([0.0, -1.0, -2.0]))[0]), 4)
     0.6652
     """
+    return jnp.exp(-sigmoid_loss(z, correlation))
+
+
+def sigmoid_loss(z: Array, correlation: Array | None = None) -> Array:
+    """The negative logarithm of `multivariate_sigmoid`."""
     del correlation
-    return jnp.exp(-jax.nn.logsumexp(jnp.concatenate([jnp.zeros((1,), z.dtype), -z])))
+    return jax.nn.logsumexp(jnp.concatenate([jnp.zeros((1,), z.dtype), -z]))
 
 
 def taylor(
@@ -196,8 +201,13 @@ def _scaling(
     if factor is None:
         sigma = tree.broadcast_prefix("stddev", checks.non_negative("stddev", stddev), x)
         return lambda rows: flat(jax.tree.map(lambda row, s: row * s[None], rows, sigma))
-    local.check_factor(method, factor, x)
-    return lambda rows: jnp.dot(flat(rows), factor, precision="highest")
+    matrix = local.check_factor(method, factor, x)
+
+    def through(rows: PyTree) -> Array:
+        wide = flat(rows)
+        return jnp.dot(wide, matrix.astype(wide.dtype), precision="highest")
+
+    return through
 
 
 def _probability(cdf: CDF, margins: Array, rows: Array) -> Robustness:
@@ -207,7 +217,7 @@ def _probability(cdf: CDF, margins: Array, rows: Array) -> Robustness:
     is_flat = norms == 0
     unit = rows / jnp.where(is_flat, jnp.ones_like(norms), norms)[:, None]
     z, remainder = _ratio(margins, norms), jnp.zeros((), rows.dtype)
-    if cdf is not multivariate_sigmoid and len(z) > MOST_CLASSES:
+    if cdf not in (multivariate_sigmoid, sigmoid_loss) and len(z) > MOST_CLASSES:
         nearest = jnp.argsort(z)
         remainder = jnp.sum(jax.scipy.special.ndtr(-z[nearest[MOST_CLASSES:]]))
         z, unit = z[nearest[:MOST_CLASSES]], unit[nearest[:MOST_CLASSES]]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, tree
-from jaxinterp.robustness._linearised import taylor
+from jaxinterp.robustness._linearised import sigmoid_loss, taylor
 from jaxinterp.typing import Array, Key, PyTree
 
 
@@ -52,7 +52,7 @@ def by_class(probabilities: Array, labels: Array, num_classes: int) -> ClassRobu
     count = jnp.sum(member, 1)
     mean = jnp.sum(jnp.where(member > 0, p[None], 0), 1) / count
     square = jnp.sum(jnp.where(member > 0, (p[None] - mean[:, None]) ** 2, 0), 1)
-    return ClassRobustness(mean, jnp.sqrt(square / (count * (count - 1))), count.astype(jnp.int32))
+    return ClassRobustness(mean, jnp.sqrt(square / (count * (count - 1))), jnp.sum(member > 0, 1, dtype=jnp.int32))
 
 
 def fragility(stddev: float) -> Callable[[Callable[..., Array], PyTree, PyTree, Key, PyTree, Array], Array]:
@@ -87,8 +87,8 @@ def fragility(stddev: float) -> Callable[[Callable[..., Array], PyTree, PyTree, 
             others = jnp.arange(noisy.shape[0] - 1)
             return noisy[label][None] - noisy[others + (others >= label).astype(others.dtype)]
 
-        log_sigmoid = lambda z, _: jax.nn.logsumexp(jnp.append(-z, jnp.zeros((), z.dtype)))  # noqa: E731
-        found = taylor(lambda point: apply(params, state, point), cdf=log_sigmoid, event=margins)(x, stddev=stddev)
+        taken = taylor(lambda point: apply(params, state, point), cdf=sigmoid_loss, event=margins)
+        found = taken(x, stddev=stddev)
         return found.probability.astype(tree.accumulator(found.probability.dtype))
 
     return penalty

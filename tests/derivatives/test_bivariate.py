@@ -62,3 +62,13 @@ def test_the_derivatives(rho):
     np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-6)
     at_infinity = jax.grad(lambda v: _bivariate.bivariate_normal(*v))(jnp.array([jnp.inf, 0.2, rho]))
     np.testing.assert_allclose(at_infinity, [0, stats.norm.pdf(0.2), 0], atol=1e-6)
+
+
+def test_far_limits_and_single_variables():
+    """Where one factor overflows and the other is 0; and the derivatives where both variables are one."""
+    h, k, rho = jnp.array([(14.0, -14.0, 0.95), (14.0, 14.0, -0.95), (20.0, 20.0, -0.99), (1e20, 1e20, 0.95)]).T
+    np.testing.assert_allclose(CDF(h, k, rho), [stats.norm.cdf(-14), 1, 1, 1], atol=1e-12)
+    slope = jax.grad(lambda v: _bivariate.bivariate_normal(*v))
+    for point in [(1.0, -1.0, -1.0), (0.0, 0.0, -1.0), (-1.0, 2.0, -1.0), (1.0, 1.0, 1.0), (1.0, 1.0, -1.0000001)]:
+        assert np.all(np.isfinite(slope(jnp.array(point))))
+    np.testing.assert_allclose(slope(jnp.array([1.0, 0.5, -1.0]))[:2], stats.norm.pdf([1.0, 0.5]), rtol=1e-5)

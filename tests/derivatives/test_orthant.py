@@ -191,3 +191,21 @@ def test_what_is_refused():
         cdf(jax.random.key(0), jnp.zeros(201), jnp.eye(201))
     with pytest.raises(TypeError, match="floating-point"):
         cdf(jax.random.key(0), jnp.zeros(3, int), jnp.eye(3))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_derivatives_beside_infinite_limits_and_constants(d):
+    value = lambda b, s: orthant(num_points=500)(jax.random.key(0), b, s).mean  # noqa: E731
+    covariance = jnp.asarray(equicorrelated(d, 0.3), float)
+    for last in (jnp.inf, -jnp.inf):
+        slopes = jax.grad(value, (0, 1))(jnp.full((d,), 0.5).at[-1].set(last), covariance)
+        assert all(np.all(np.isfinite(slope)) for slope in slopes)
+    constant = covariance.at[-1].set(0.0).at[:, -1].set(0.0)
+    assert all(np.all(np.isfinite(s)) for s in jax.grad(value, (0, 1))(jnp.full((d,), 0.5), constant))
+
+
+@pytest.mark.core
+def test_what_is_no_covariance_in_few_dimensions():
+    assert np.isnan(estimated([0.0, 0.0], [[1.0, 3.0], [3.0, 1.0]]).mean)
+    assert np.isnan(estimated([0.5], [[-1.0]]).mean)

@@ -112,3 +112,9 @@ def test_what_is_refused():
         robustness.pgd(linear)(jax.random.key(0), jnp.zeros(20), radius=1.0)
     with pytest.raises(ValueError, match="`overshoot` must be >= 0"):
         robustness.deepfool(linear, overshoot=-0.1)
+
+
+def test_deepfool_does_not_depend_on_the_units_of_the_scores():
+    for scale in (1e-6, 1.0, 1e6):
+        found = robustness.deepfool(lambda x, s=scale: s * jnp.stack([x[0], jnp.zeros_like(x[0])]))(jnp.array([2.0]))
+        assert float(found.distance) == pytest.approx(2.04, rel=1e-3)

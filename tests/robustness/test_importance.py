@@ -80,3 +80,19 @@ def test_what_is_refused():
         robustness.importance(two_classes, num_pilot=1)
     with pytest.raises(ValueError, match="`stddev` must be finite and >= 0"):
         robustness.importance(two_classes)(jax.random.key(0), jnp.ones(1), stddev=-1.0)
+
+
+@pytest.mark.core
+def test_a_margin_that_noise_does_not_move():
+    f = lambda x: jnp.stack([x[0], -x[0], x[0] - 10])  # noqa: E731
+    found = jax.jit(robustness.importance(f))(jax.random.key(0), jnp.array([3.0]), stddev=1.0)
+    assert float(found.failure) == pytest.approx(scipy.stats.norm.cdf(-3), rel=0.3)
+    still = robustness.importance(f, num_samples=20)(jax.random.key(0), jnp.array([3.0]), stddev=0.0)
+    assert float(still.probability) == 1
+
+
+def test_noise_that_leads_to_nan_counts_as_failure():
+    f = lambda x: jnp.stack([jnp.log(x[0]), jnp.full((), -5.0)])  # noqa: E731
+    found = jax.jit(robustness.importance(f, num_samples=4000))(jax.random.key(1), jnp.array([1.0]), stddev=0.7)
+    wanted = scipy.stats.norm.cdf((np.exp(-5) - 1) / 0.7)
+    assert abs(float(found.failure) - wanted) < 4 * float(found.stderr)

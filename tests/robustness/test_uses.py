@@ -70,3 +70,13 @@ def test_what_is_refused():
         robustness.fragility(0.0)
     with pytest.raises(ValueError, match="a label for each probability"):
         robustness.by_class(jnp.ones(3), jnp.ones(2, int), 2)
+
+
+def test_the_penalty_of_many_classes():
+    """All of them count: the sigmoid, unlike a normal CDF, takes any number."""
+    rows = np.random.default_rng(1).normal(size=(300, 8)) / 3
+    apply = lambda params, state, x: jnp.dot(params, x, precision="highest")  # noqa: E731
+    x = np.random.default_rng(2).normal(size=8)
+    z = [(rows[0] - r) @ x / (0.5 * np.linalg.norm(rows[0] - r)) for r in rows[1:]]
+    got = robustness.fragility(0.5)(apply, jnp.asarray(rows, DTYPE), {}, None, jnp.asarray(x, DTYPE), 0)
+    assert float(got) == pytest.approx(np.log1p(np.exp(-np.array(z)).sum()), rel=1e-4)
