@@ -91,7 +91,9 @@ def smoothing_certificate(
                 return is_vote.astype(jnp.int32)
 
             add = interpreters.loop_safe(
-                lambda total, first: total + jnp.sum(jax.vmap(votes)(first + jnp.arange(size, dtype=jnp.int32)), 0)
+                lambda total, first: (
+                    total + jnp.sum(jax.vmap(votes)(first + jnp.arange(size, dtype=jnp.int32)), 0, dtype=jnp.int32)
+                )
             )
             firsts = jnp.arange(0, n, size, dtype=jnp.int32)
             return jax.lax.scan(lambda t, i: (add(t, i), None), jnp.zeros((num_classes,), jnp.int32), firsts)[0]
