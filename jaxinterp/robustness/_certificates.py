@@ -102,7 +102,8 @@ def smoothing_certificate(
         kept = counts(jax.random.fold_in(key, 1), num_samples)[candidate]
         lower = clopper_pearson_lower(kept, num_samples, alpha)
         is_certain = lower > 0.5
-        sigma = jnp.asarray(stddev).astype(lower.dtype)
+        drawn = jax.tree.leaves(tree.broadcast_prefix("stddev", stddev, x))  # rounded to the dtypes of x
+        sigma = jnp.min(jnp.stack([jnp.min(leaf).astype(lower.dtype) for leaf in drawn]))
         radius = jnp.where(is_certain, sigma * ndtri(jnp.where(is_certain, lower, 0.75)), jnp.zeros_like(lower))
         return Certificate(jnp.where(is_certain, candidate, -1), radius, lower)
 
@@ -159,9 +160,8 @@ def lipschitz_certificate(f: LogitsFn, argnums: int | tuple[int, ...] = 0) -> Ca
     """
 
     def radius(*args: PyTree, lipschitz: Array | float) -> Array:
-        margins, x, _ = restricted_margins("lipschitz_certificate", f, argnums, same_prediction, args)
+        margins, x, _ = restricted_margins("lipschitz_certificate", f, argnums, _wide_margins, args)
         values = margins(x)
-        values = values.astype(tree.accumulator(values.dtype))
         bound = jnp.asarray(checks.non_negative("lipschitz", lipschitz)).astype(values.dtype)
         if bound.shape not in ((), values.shape):
             raise ValueError(f"`lipschitz` must be one number or {values.shape[0]}; got shape {bound.shape}.")
@@ -171,3 +171,9 @@ def lipschitz_certificate(f: LogitsFn, argnums: int | tuple[int, ...] = 0) -> Ca
         return jnp.maximum(jnp.min(radii), 0)
 
     return radius
+
+
+def _wide_margins(clean: Array, noisy: Array) -> Array:
+    """The margins of the prediction, subtracted in at least float32."""
+    scores = checks.logits("lipschitz_certificate", noisy)
+    return same_prediction(clean, scores.astype(tree.accumulator(scores.dtype)))

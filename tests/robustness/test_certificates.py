@@ -106,3 +106,14 @@ def test_what_is_refused():
         robustness.smoothing_certificate(two_classes)(jax.random.key(0), jnp.ones(1), stddev=jnp.ones(1))
     with pytest.raises(ValueError, match=r"`lipschitz` must be one number or 1; got shape \(3,\)"):
         robustness.lipschitz_certificate(two_classes)(jnp.ones(1), lipschitz=jnp.ones(3))
+
+
+def test_low_precision_does_not_lengthen_a_radius():
+    """σ is what was drawn, 0.36914 for 0.37 in bfloat16; margins are subtracted in float32."""
+    certify = jax.jit(robustness.smoothing_certificate(two_classes, num_samples=500))
+    found = certify(jax.random.key(0), jnp.array([4.0], jnp.bfloat16), stddev=0.37)
+    wanted = float(jnp.bfloat16(0.37)) * scipy.stats.norm.ppf(float(found.lower))
+    assert float(found.radius) == pytest.approx(wanted, rel=1e-5)
+    scores = jnp.array([1.0, -0.005859], jnp.bfloat16)
+    radius = robustness.lipschitz_certificate(lambda x: scores + 0 * x[0])(jnp.ones(1, jnp.bfloat16), lipschitz=[1.0])
+    assert float(radius) <= float(scores[0]) - float(scores[1])
