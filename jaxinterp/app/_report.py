@@ -104,12 +104,11 @@ def _trees(run: Run) -> list[tuple[str, SurrogateTree]]:
     if "points" not in models:
         return []
     titles = _titles(run, _load(run, "explanations/examples"))
-    points = dataset.normalisation.undo(models["points"])
+    points, names = dataset.normalisation.undo(models["points"]), dataset.feature_names
     return [
-        (title, fitted_tree(x, y, max_depth=TREE_DEPTH, feature_names=dataset.feature_names))
-        for title, x, y, finite in zip(titles, points, models["values"], models["finite"], strict=True)
-        if finite
-    ][:TREES]
+        (titles[i], fitted_tree(points[i], models["values"][i], max_depth=TREE_DEPTH, feature_names=names))
+        for i in np.flatnonzero(models["finite"])[:TREES]
+    ]
 
 
 def _titles(run: Run, examples: Arrays) -> list[str]:

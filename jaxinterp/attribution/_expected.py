@@ -59,6 +59,6 @@ def expected_gradients(
             point = local.segment(jax.random.fold_in(k, 1), x, baseline=row).point
             return tree.mul(tree.sub(x, row), jax.grad(g)(point))
 
-        return expectation(sample, num_samples, chunk_size=chunk_size)(checks.key("expected_gradients", key))
+        return expectation(sample, num_samples, chunk_size=chunk_size)(key)
 
-    return averaged(estimate)
+    return averaged("expected_gradients", estimate)

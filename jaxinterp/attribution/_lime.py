@@ -80,7 +80,7 @@ def lime(
         slope, stderr = (removing.spread_mask(values) for values in (found.slope, found.stderr))
         return Estimate(slope, stderr, jnp.asarray(num_samples, jnp.int32))
 
-    return averaged(estimate)
+    return averaged("lime", estimate)
 
 
 def c_lime(
@@ -120,4 +120,4 @@ def c_lime(
         found = fit(key, *args, stddev=stddev)
         return Estimate(found.slope, found.stderr, jnp.asarray(num_samples, jnp.int32))
 
-    return averaged(estimate)
+    return averaged("c_lime", estimate)

@@ -79,11 +79,11 @@ def rise(
             shown = local.along_segment(over_channels(mask, image), image, origin)
             return g(restored(shown)).astype(dtype) * mask / probability
 
-        found = expectation(sample, num_samples, chunk_size=chunk_size)(checks.key("rise", key))
+        found = expectation(sample, num_samples, chunk_size=chunk_size)(key)
         mean, stderr = (restored(over_channels(values, image)) for values in (found.mean, found.stderr))
         return Estimate(mean, stderr, found.num_samples)
 
-    return averaged(estimate)
+    return averaged("rise", estimate)
 
 
 def _smooth_mask(

@@ -113,7 +113,6 @@ def kernel_shap(
                 f"complement tell the same; got num_samples={num_samples}."
             )
         if d == 1:
-            checks.key("kernel_shap", key)
             v = removing.function(g)
             change = v(removing.shaped(jnp.ones(1))) - v(removing.shaped(jnp.zeros(1)))
             nothing = removing.spread(jnp.zeros_like(change)[None])
@@ -123,7 +122,7 @@ def kernel_shap(
         count = jnp.asarray(0 if design.fixed(x) == size else size, jnp.int32)  # 0 where nothing is sampled
         return Estimate(removing.spread_mask(model.slope), removing.spread_mask(model.stderr), count)
 
-    return averaged(estimate)
+    return averaged("kernel_shap", estimate)
 
 
 def sampling_shapley(
@@ -182,6 +181,6 @@ def sampling_shapley(
             both = jax.vmap(contributions)(jnp.stack([rank, d - 1 - rank]))
             return removing.spread(jnp.mean(both, 0))
 
-        return expectation(sample, num_permutations, chunk_size=chunk_size)(checks.key("sampling_shapley", key))
+        return expectation(sample, num_permutations, chunk_size=chunk_size)(key)
 
-    return averaged(estimate)
+    return averaged("sampling_shapley", estimate)

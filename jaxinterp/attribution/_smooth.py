@@ -52,7 +52,9 @@ def smooth_grad(
     >>> explain(jax.random.key(0), jnp.ones(2), stddev=0.1).tolist()
     [3.0, 3.0]
     """
-    return averaged(expectation(_noisy_gradient("smooth_grad", f, argnums), num_samples, chunk_size=chunk_size))
+    return averaged(
+        "smooth_grad", expectation(_noisy_gradient("smooth_grad", f, argnums), num_samples, chunk_size=chunk_size)
+    )
 
 
 def square_grad(
@@ -92,7 +94,7 @@ def square_grad(
         slope = noisy_gradient(key, *args, stddev=stddev)
         return tree.mul(slope, slope)
 
-    return averaged(expectation(sample, num_samples, chunk_size=chunk_size))
+    return averaged("square_grad", expectation(sample, num_samples, chunk_size=chunk_size))
 
 
 def var_grad(

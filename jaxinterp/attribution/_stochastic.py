@@ -25,9 +25,8 @@ class Stochastic:
         return self.attribute(key, *args, **arrays)
 
 
-def averaged(estimate: Callable[..., Estimate]) -> Stochastic:
-    """The stochastic method whose map is the mean of `estimate`, a function inside of the method."""
-    method = estimate.__qualname__.split(".")[0]
+def averaged(method: str, estimate: Callable[..., Estimate]) -> Stochastic:
+    """The stochastic method of this name whose map is the mean of `estimate`; its key is checked before all else."""
 
     def estimated(key: Key, *args: PyTree, **arrays: PyTree) -> Estimate:
         return estimate(checks.key(method, key), *args, **arrays)

@@ -37,8 +37,9 @@ def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, 
     The derivatives with respect to b and Σ are those of the same sum, at the same points.
 
     Args:
-      num_points: points of all shifts together; each shift has the largest prime number of points that fits.
-      num_shifts: random shifts, at least 2. Memory grows with the points of one shift.
+      num_points: points of all shifts together; each shift has the largest prime number of points that fits, at most
+        46 337. They are taken 256 at a time.
+      num_shifts: random shifts, at least 2.
 
     Returns:
       A function of a key, the limits b [d] (infinite ones are allowed) and the covariance Σ [d, d], d <= 200. NaN where
@@ -73,15 +74,15 @@ def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, 
         positive = variances > 0
         scale = jnp.sqrt(jnp.where(positive, variances, jnp.ones_like(variances)))
         correlation = sigma / (scale[:, None] * scale[None])
+        is_valid = jnp.all(variances >= 0) & jnp.all(jnp.abs(correlation) <= 1 + _noise(b.dtype))
         is_empty = jnp.any((b == -jnp.inf) | ~positive & (b < 0))
         b = jnp.where(jnp.isinf(b) | ~positive, jnp.where(b < 0, -FAR, FAR), jnp.where(jnp.isinf(b), 0, b) / scale)
         b = jnp.clip(b, -FAR, FAR)
         if b.shape[0] <= 2:
             p = ndtr(b[0]) if b.shape[0] == 1 else bivariate_normal(b[0], b[1], correlation[0, 1])
-            is_valid = jnp.all(variances >= 0) & jnp.all(jnp.abs(correlation) <= 1 + _noise(b.dtype))
-            p = jnp.where(is_empty, jnp.zeros_like(p), jnp.where(is_valid, p, jnp.full_like(p, jnp.nan)))
+            p = _known(p, is_valid, is_empty)
             return Estimate(p, jnp.zeros_like(p), jnp.zeros((), jnp.int32))
-        order, factor, remaining, is_valid = _ordered_factor(b, correlation)
+        order, factor, remaining, is_whole = _ordered_factor(b, correlation)
         integrand = functools.partial(_integrand, b[order], factor, remaining)
 
         def block_sum(index: Array) -> Array:
@@ -93,13 +94,17 @@ def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, 
         vector = jnp.asarray(generating_vector(b.shape[0] - 1, size))
         sums = jax.lax.map(block_sum, jnp.arange(num_shifts * blocks, dtype=jnp.int32))
         values = jnp.sum(sums.reshape(num_shifts, blocks), 1) / size
-        stderr = jnp.std(values, ddof=1) / num_shifts**0.5
-        is_valid = is_valid & jnp.all(variances >= 0)
-        mean = jnp.where(is_valid, jnp.mean(values), jnp.full_like(stderr, jnp.nan))
-        mean = jnp.where(is_empty, jnp.zeros_like(mean), mean)
+        both = (jnp.mean(values), jnp.std(values, ddof=1) / num_shifts**0.5)
+        mean, stderr = (_known(value, is_valid & is_whole, is_empty) for value in both)
         return Estimate(mean, stderr, jnp.asarray(size * num_shifts, jnp.int32))
 
     return probability
+
+
+def _known(value: Array, is_valid: Array, is_empty: Array) -> Array:
+    """NaN for what is no covariance, and 0 where nothing is below the limits."""
+    value = jnp.where(is_valid, value, jnp.full_like(value, jnp.nan))
+    return jnp.where(is_empty, jnp.zeros_like(value), value)
 
 
 def _checked(limits: Array, covariance: Array) -> tuple[Array, Array]:
@@ -130,12 +135,12 @@ def _ordered_factor(b: Array, correlation: Array) -> tuple[Array, Array, Array, 
       left in the end, as it must be without negative eigenvalues.
     """
     d, noise, most = b.shape[0], _noise(b.dtype), float(jnp.finfo(b.dtype).max)
-    fixed_limits = jnp.clip(jax.lax.stop_gradient(b), -most / 4, most / 4)
+    limits = jax.lax.stop_gradient(b)
 
     def step(k: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         left, mean, order, factor, remaining, is_used = state
         is_free = jax.lax.stop_gradient(jnp.diagonal(left)) > noise
-        tightness = jnp.where(is_used, jnp.inf, jnp.where(is_free, fixed_limits - mean, most))  # determined ones last
+        tightness = jnp.where(is_used, jnp.inf, jnp.where(is_free, limits - mean, most))  # determined ones last
         chosen = jnp.argmin(tightness)
         pivot = jnp.where(is_free[chosen], left[chosen, chosen], jnp.ones_like(noise))
         column = jnp.where(is_free[chosen] & ~is_used, left[:, chosen] / jnp.sqrt(pivot), jnp.zeros_like(b))

@@ -9,10 +9,13 @@ import numpy as np
 from jax.scipy.special import ndtri
 from scipy.special import betaincinv
 
-from jaxinterp import checks, interpreters, local, tree
+from jaxinterp import checks, local, tree
+from jaxinterp.derivatives import weighted_sum
 from jaxinterp.interpreters import restrict
 from jaxinterp.robustness._events import restricted_margins, same_prediction
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree
+
+MOST_SAMPLES = 2**24  # up to which float32 counts
 
 
 @jax.tree_util.register_dataclass
@@ -72,6 +75,8 @@ def smoothing_certificate(
     checks.positive_integer("num_selection", num_selection)
     checks.positive_integer("num_samples", num_samples)
     checks.optional_chunk_size(chunk_size)
+    if num_samples > MOST_SAMPLES:
+        raise ValueError(f"`smoothing_certificate` counts at most {MOST_SAMPLES} samples; got {num_samples}.")
     if not 0 < alpha < 1:
         raise ValueError(f"`alpha` must be between 0 and 1; got {alpha}.")
 
@@ -83,20 +88,13 @@ def smoothing_certificate(
         num_classes = jax.eval_shape(lambda point: checks.logits("smoothing_certificate", g(point)), x).shape[0]
 
         def counts(k: Key, n: int) -> Array:
-            size = min(chunk_size or n, n)
-
-            def votes(index: Array) -> Array:
+            def vote(index: Array) -> Array:
                 scores = g(local.gaussian(jax.random.fold_in(k, index), x, stddev=stddev).point)
-                is_vote = (jnp.arange(num_classes) == jnp.argmax(scores)) & ~jnp.any(jnp.isnan(scores)) & (index < n)
-                return is_vote.astype(jnp.int32)
+                is_vote = (jnp.arange(num_classes) == jnp.argmax(scores)) & ~jnp.any(jnp.isnan(scores))
+                return is_vote.astype(jnp.float32)  # sums of ones are exact up to 2^24
 
-            add = interpreters.loop_safe(
-                lambda total, first: (
-                    total + jnp.sum(jax.vmap(votes)(first + jnp.arange(size, dtype=jnp.int32)), 0, dtype=jnp.int32)
-                )
-            )
-            firsts = jnp.arange(0, n, size, dtype=jnp.int32)
-            return jax.lax.scan(lambda t, i: (add(t, i), None), jnp.zeros((num_classes,), jnp.int32), firsts)[0]
+            ones = jnp.ones((n,), jnp.float32)
+            return weighted_sum(vote, jnp.arange(n, dtype=jnp.int32), ones, chunk_size=chunk_size).astype(jnp.int32)
 
         candidate = jnp.argmax(counts(jax.random.fold_in(key, 0), num_selection)).astype(jnp.int32)
         kept = counts(jax.random.fold_in(key, 1), num_samples)[candidate]

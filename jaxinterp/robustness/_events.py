@@ -32,7 +32,7 @@ class Robustness:
     remainder: Array
 
 
-def robustness(
+def as_robustness(
     probability: Array, stderr: Array | None = None, num_samples: Array | int = 0, remainder: Array | None = None
 ) -> Robustness:
     """A `Robustness` of which only the probability has to be known."""
@@ -51,9 +51,16 @@ def same_prediction(clean: Array, noisy: Array) -> Array:
     >>> same_prediction(jnp.array([0.0, 2.0, 1.0]), jnp.array([1.0, 1.5, 3.0])).tolist()
     [0.5, -1.5]
     """
-    predicted = jnp.argmax(checks.logits("same_prediction", clean))
-    others = jnp.arange(noisy.shape[0] - 1)
-    return noisy[predicted][None] - noisy[others + (others >= predicted).astype(others.dtype)]
+    return leads(noisy, jnp.argmax(checks.logits("same_prediction", clean)))
+
+
+def leads(scores: Array, label: Array) -> Array:
+    """The lead of a class over each other one, in their order; NaN for a label that is not one of the classes."""
+    label = jnp.asarray(label)
+    others = jnp.arange(scores.shape[0] - 1, dtype=label.dtype)
+    valid = (label >= 0) & (label < scores.shape[0])
+    scores = scores * jnp.where(valid, 1, jnp.nan).astype(scores.dtype)
+    return scores[label][None] - scores[others + (others >= label).astype(label.dtype)]
 
 
 def within(tolerance: float) -> Event:

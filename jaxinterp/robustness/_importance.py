@@ -30,8 +30,7 @@ class RareRobustness(Robustness):
     failure: Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Proposal:
     """A mixture of standard normal distributions around 0 and around some shifts.
 
@@ -112,9 +111,8 @@ def importance(
         proposal = _proposal(jax.random.fold_in(key, 0), at, x, num_pilot, num_margins, chunk_size)
         edges, squares = jnp.cumsum(proposal.shares), jnp.sum(proposal.shifts**2, 1)
         nearest = jnp.min(jnp.where(squares > 0, squares, jnp.inf))
-        log_scale = jnp.minimum(
-            jnp.where(jnp.isinf(nearest), 0, nearest) / 2, MOST_SCALE
-        )  # for squares of tiny weights
+        nearest = jnp.where(jnp.isinf(nearest), jnp.zeros_like(nearest), nearest)
+        log_scale = jnp.minimum(nearest / 2, MOST_SCALE)  # keeps the squares of tiny weights in the range
 
         def weighed(k: Key) -> Array:
             component = jnp.sum(jax.random.uniform(jax.random.fold_in(k, 0), (), edges.dtype) >= edges, dtype=jnp.int32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxinterp import checks, local, tree
 from jaxinterp.derivatives import Estimate, expectation, jacobian
-from jaxinterp.robustness._events import Event, Robustness, restricted_margins, robustness, same_prediction
+from jaxinterp.robustness._events import Event, Robustness, as_robustness, restricted_margins, same_prediction
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree
 
 MOST_CLASSES = 200  # that a normal CDF takes
@@ -182,7 +182,7 @@ def softmax(f: LogitsFn) -> Callable[..., Robustness]:
             )
         t = jnp.asarray(checks.non_negative("temperature", temperature))
         scores = checks.logits("softmax", f(*args))
-        return robustness(multivariate_sigmoid(_ratio(same_prediction(scores, scores), t.astype(scores.dtype))))
+        return as_robustness(multivariate_sigmoid(_ratio(same_prediction(scores, scores), t.astype(scores.dtype))))
 
     return probability
 
@@ -225,8 +225,8 @@ def _probability(cdf: CDF, margins: Array, rows: Array) -> Robustness:
     cosines = jnp.dot(unit, unit.T, precision="highest") + jnp.diag(is_flat.astype(rows.dtype))
     p = cdf(z, cosines)
     if isinstance(p, Estimate):
-        return robustness(p.mean, p.stderr, p.num_samples, remainder)
-    return robustness(p, remainder=jnp.broadcast_to(remainder, jnp.shape(p)))
+        return as_robustness(p.mean, p.stderr, p.num_samples, remainder)
+    return as_robustness(p, remainder=jnp.broadcast_to(remainder, jnp.shape(p)))
 
 
 def _ratio(margins: Array, scale: Array) -> Array:

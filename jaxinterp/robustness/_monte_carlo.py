@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, interpreters, local, tree
-from jaxinterp.robustness._events import Event, Robustness, restricted_margins, robustness, same_prediction
+from jaxinterp.robustness._events import Event, Robustness, as_robustness, restricted_margins, same_prediction
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree
 
 
@@ -89,6 +89,6 @@ def monte_carlo(
         first = neighbourhood(jax.random.fold_in(key, 0), x, **arrays).point
         known = ~jnp.any(jnp.isnan(clean)) & tree.all_finite(first)
         p = jnp.where(known, p, jnp.full_like(p, jnp.nan))
-        return robustness(p, jnp.sqrt(p * (1 - p) / done.astype(dtype)), done)
+        return as_robustness(p, jnp.sqrt(p * (1 - p) / done.astype(dtype)), done)
 
     return probability

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, tree
+from jaxinterp.robustness._events import leads
 from jaxinterp.robustness._linearised import sigmoid_loss, taylor
 from jaxinterp.typing import Array, Key, PyTree
 
@@ -83,11 +84,11 @@ def fragility(stddev: float) -> Callable[[Callable[..., Array], PyTree, PyTree, 
     def penalty(apply: Callable[..., Array], params: PyTree, state: PyTree, key: Key, x: PyTree, label: Array) -> Array:
         del key  # deterministic
 
-        def margins(clean: Array, noisy: Array) -> Array:
-            others = jnp.arange(noisy.shape[0] - 1)
-            return noisy[label][None] - noisy[others + (others >= label).astype(others.dtype)]
-
-        taken = taylor(lambda point: apply(params, state, point), cdf=sigmoid_loss, event=margins)
+        taken = taylor(
+            lambda point: apply(params, state, point),
+            cdf=sigmoid_loss,
+            event=lambda clean, noisy: leads(noisy, label),
+        )
         found = taken(x, stddev=stddev)
         return found.probability.astype(tree.accumulator(found.probability.dtype))
 

@@ -371,3 +371,9 @@ def test_c_lime_refuses():
         c_lime(jnp.sum)(jax.random.key(0), jnp.arange(3), stddev=1.0)
     with pytest.raises(TypeError, match="needs a function that returns a scalar"):
         c_lime(jnp.sin)(jax.random.key(0), x, stddev=1.0)
+
+
+@pytest.mark.parametrize("method", [lime, c_lime, smooth_grad])
+def test_a_forgotten_key_is_named_by_the_method(method):
+    with pytest.raises(TypeError, match=f"`{method.__name__}` takes a random key as its first argument"):
+        method(jnp.sum, num_samples=10)(jnp.ones(2))

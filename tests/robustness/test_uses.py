@@ -80,3 +80,10 @@ def test_the_penalty_of_many_classes():
     z = [(rows[0] - r) @ x / (0.5 * np.linalg.norm(rows[0] - r)) for r in rows[1:]]
     got = robustness.fragility(0.5)(apply, jnp.asarray(rows, DTYPE), {}, None, jnp.asarray(x, DTYPE), 0)
     assert float(got) == pytest.approx(np.log1p(np.exp(-np.array(z)).sum()), rel=1e-4)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("label", [-1, 5])
+def test_a_label_that_is_no_class_is_nan(label):
+    run = jax.jit(lambda x, y: robustness.fragility(0.7)(in_two_arguments, jnp.asarray(W, DTYPE), 0.0, None, x, y))
+    assert np.isnan(run(jnp.asarray(POINTS[0], DTYPE), label))
