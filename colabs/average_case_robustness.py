@@ -131,6 +131,30 @@ print(
 print(f"correlation of distance and probability {np.corrcoef(attacks.distance, counted.probability[:100])[0, 1]:.2f}")
 
 # %% [markdown]
+# ## Nonsense that convinces
+#
+# The prediction of pure noise is unsure, as it should be. Not far from it each class has inputs that the network is
+# surer of than of any real digit, that nobody would call digits, and that survive noise better than real digits do: a
+# robust prediction is not a plausible one (fooling inputs; Nguyen, Yosinski & Clune, 2015).
+
+# %%
+grey = jax.random.uniform(jax.random.key(4), images[0].shape)
+log_prob = ji.heads.log_prob(f)
+fool = jax.jit(
+    jax.vmap(functools.partial(robustness.pgd(log_prob, num_steps=50), radius=4.0, low=0.0, high=1.0), (0, None, 0))
+)
+fooling = fool(keys[:10], grey, jnp.arange(10))
+survives = jax.jit(jax.vmap(functools.partial(robustness.monte_carlo(f), stddev=SIGMA)))(keys[:10], fooling.point)
+figure, axes = plt.subplots(1, 10, figsize=(9, 1.4), layout="constrained")
+for digit, axis in enumerate(axes):
+    axis.imshow(fooling.point[digit, ..., 0], cmap="gray", vmin=0, vmax=1)
+    axis.set_title(
+        f"{digit}: {np.exp(fooling.value[digit]):.3f}\nsurvives {survives.probability[digit]:.2f}", fontsize=7
+    )
+    axis.set_axis_off()
+plt.show()
+
+# %% [markdown]
 # ## Train on it
 #
 # The Taylor estimate with the sigmoid has a gradient: its negative logarithm is a penalty.

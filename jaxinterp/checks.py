@@ -63,6 +63,15 @@ def non_negative(name: str, value: PyTree) -> PyTree:
     return jax.tree.map(leaf, value)
 
 
+def distance(name: str, value: Any) -> Array:
+    """Returns `value` as a scalar of at least float32 if it is one finite number >= 0; `ValueError` otherwise."""
+    if jnp.shape(value) != ():
+        raise ValueError(f"`{name}` must be one number; got an array of shape {jnp.shape(value)}.")
+    number = jnp.asarray(non_negative(name, value))
+    is_wide = jnp.issubdtype(number.dtype, jnp.floating) and jnp.finfo(number.dtype).bits >= 32
+    return number if is_wide else number.astype(jnp.float32)
+
+
 def key(method: str, value: Any) -> Key:
     """Returns `value` if it is one typed random key; `TypeError` otherwise."""
     remedy = f"`{method}` takes a random key as its first argument; write `jax.random.key(seed)`"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from jaxinterp.typing import Array, Key, PyTree
 
@@ -107,6 +108,18 @@ def all_finite(a: PyTree) -> Array:
 def cast_like(a: PyTree, like: PyTree) -> PyTree:
     """Returns `a` with the dtypes of `like`."""
     return jax.tree.map(lambda x, y: x.astype(y.dtype), a, like)
+
+
+def ravel(a: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """Returns the entries of `a` as one vector of at least float32, and the function back, in the dtypes of `a`.
+
+    >>> flat, unravel = ravel({"u": jnp.ones(2, jnp.bfloat16), "v": jnp.zeros(())})
+    >>> flat.dtype.name, unravel(flat)["u"].dtype.name
+    ('float32', 'bfloat16')
+    """
+    dtype = max((accumulator(leaf.dtype) for leaf in jax.tree.leaves(a)), key=lambda dtype: jnp.finfo(dtype).bits)
+    flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(dtype), a))
+    return flat, lambda vector: cast_like(unravel(vector.astype(dtype)), a)
 
 
 def broadcast_prefix(name: str, prefix: PyTree, like: PyTree) -> PyTree:

@@ -268,3 +268,15 @@ def test_a_probability_must_be_a_prefix():
 @pytest.mark.core
 def test_the_norm_of_leaves_of_two_dtypes():
     assert float(tree.norm({"a": jnp.array([3e-20, 4e-20]), "b": jnp.zeros(2, jnp.bfloat16)})) == pytest.approx(5e-20)
+
+
+def test_a_tree_of_two_dtypes_as_one_vector():
+    t = {"u": jnp.asarray([1.0, 2.0], jnp.bfloat16), "v": jnp.asarray([[3.0]], jnp.float32)}
+    flat, unravel = tree.ravel(t)
+    assert flat.dtype == jnp.float32
+    assert flat.tolist() == [1.0, 2.0, 3.0]
+    back = unravel(2 * flat)
+    assert jax.tree.map(lambda leaf: (leaf.dtype, leaf.shape), back) == jax.tree.map(
+        lambda leaf: (leaf.dtype, leaf.shape), t
+    )
+    assert back["v"].tolist() == [[6.0]]

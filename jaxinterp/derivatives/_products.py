@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from jaxinterp import batching, checks, interpreters, tree
 from jaxinterp.interpreters import restrict, restrict_scalar
@@ -67,9 +66,9 @@ def jacobian(
         inputs = tree.size(x)
         if inputs < k.size:
             value, push = jax.linearize(g, x)
-            flat, unravel = ravel_pytree(x)
+            flat, unravel = tree.ravel(x)
             columns = _mapped(lambda v: push(unravel(v)), jnp.eye(inputs, dtype=flat.dtype), chunk_size)
-            return value, jax.vmap(unravel)(columns.T.astype(flat.dtype))
+            return value, jax.vmap(unravel)(columns.T)
         value, pull = jax.vjp(g, x)
         return value, _mapped(lambda v: pull(v)[0], jnp.eye(k.size, dtype=value.dtype), chunk_size)
 

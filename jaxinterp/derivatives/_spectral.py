@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from jaxinterp import checks, interpreters, tree
 from jaxinterp.typing import Array, Key, MatVec, PyTree
@@ -119,15 +118,15 @@ def lanczos(
 
     def iterate(key: Key, like: PyTree) -> tuple[Spectral, Spectral]:
         checks.key("lanczos", key)
-        flat, unravel = ravel_pytree(checks.floating("lanczos", like))
-        dtype = tree.accumulator(flat.dtype)
+        flat, unravel = tree.ravel(checks.floating("lanczos", like))
+        dtype = flat.dtype
         product = _constant_program(matvec, like)
 
         def flat_product(vector: Array) -> Array:
-            return ravel_pytree(product(unravel(vector.astype(flat.dtype))))[0].astype(dtype)
+            return tree.ravel(product(unravel(vector)))[0].astype(dtype)
 
         low, high, steps = _krylov_extremes(key, flat_product, flat.size, dtype, num_iterations, tolerance)
-        smallest, largest = (unravel(vector.astype(flat.dtype)) for vector in (low, high))
+        smallest, largest = (unravel(vector) for vector in (low, high))
         return _evidence(matvec, smallest, steps), _evidence(matvec, largest, steps)
 
     return iterate

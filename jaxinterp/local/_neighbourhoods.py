@@ -11,7 +11,6 @@ from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from jaxinterp import checks, tree
 from jaxinterp.local._backgrounds import checked_background
@@ -102,7 +101,7 @@ def correlated_gaussian(key: Key, x: PyTree, *, factor: Array) -> Perturbation:
     >>> correlated_gaussian(jax.random.key(0), jnp.ones(2), factor=jnp.zeros((2, 1))).point.tolist()
     [1.0, 1.0]
     """
-    flat, unravel = ravel_pytree(x)
+    flat, unravel = tree.ravel(x)
     factor = check_factor("correlated_gaussian", factor, x)
     noise = jax.random.normal(key, factor.shape[1:], jnp.float32)
     change = jnp.dot(factor, noise.astype(factor.dtype), precision="highest")
@@ -131,16 +130,16 @@ def ball(key: Key, x: PyTree, *, radius: Array | float) -> Perturbation:
     Args:
       key: random key.
       x: the point, of n entries.
-      radius: r >= 0 in the units of x, one number.
+      radius: r >= 0 in the units of x, one number; kept up to the rounding of x'.
 
     >>> x = ball(jax.random.key(0), jnp.zeros(3), radius=2.0).point
     >>> bool(jnp.linalg.norm(x) <= 2)
     True
     """
-    reach = jnp.asarray(checks.non_negative("radius", radius))
+    reach = checks.distance("radius", radius)
     direction = tree.normal_like(key, x)
     share = jax.random.uniform(jax.random.fold_in(key, len(jax.tree.leaves(x))), (), jnp.float32)
-    length = (reach * share ** (1 / tree.size(x))).astype(jnp.float32) / tree.norm(direction).astype(jnp.float32)
+    length = reach.astype(jnp.float32) * share ** (1 / tree.size(x)) / tree.norm(direction).astype(jnp.float32)
     point = tree.axpy(length, direction, x)
     return Perturbation(point, point, x)
 

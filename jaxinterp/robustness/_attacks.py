@@ -54,7 +54,7 @@ def fgsm(f: ScalarFn, argnums: int | tuple[int, ...] = 0) -> Callable[..., Attac
 
     def attack(*args: PyTree, radius: Array | float) -> Attack:
         g, x = restrict_scalar("fgsm", f, argnums, args)
-        reach = jnp.asarray(checks.non_negative("radius", radius))
+        reach = checks.distance("radius", radius)
         point = tree.axpy(reach, jax.tree.map(jnp.sign, jax.grad(g)(x)), x)
         return Attack(point, g(point), tree.norm(tree.sub(point, x)))
 
@@ -74,7 +74,9 @@ def pgd(
 
     :math:`x \leftarrow \Pi\bigl(x + \eta r\, d\bigr)` with d the gradient over its norm ("l2") or its sign ("linf"),
     and Π the projection on the ball, then on the box from `low` to `high`. The first run starts at x, the others at
-    random points on the sphere (corners of the cube); the best point of all steps and runs is returned.
+    random points on the sphere (corners of the cube); the best point of all steps and runs is returned. The ball is
+    kept up to the rounding of x. From an input of pure noise, with the log-probability of a class for f, it makes
+    fooling inputs: nonsense that the network is sure of (Nguyen, Yosinski & Clune, 2015).
 
     Args:
       f: what is raised, such as `heads.cross_entropy(logits)`.
@@ -107,7 +109,7 @@ def pgd(
     def attack(key: Key, *args: PyTree, radius: Array | float, low: PyTree = None, high: PyTree = None) -> Attack:
         key = checks.key("pgd", key)
         g, x = restrict_scalar("pgd", f, argnums, args)
-        reach = jnp.asarray(checks.non_negative("radius", radius))
+        reach = checks.distance("radius", radius)
         inside = _projection(x, reach, norm, low, high)
         ascend = interpreters.loop_safe(jax.value_and_grad(g))
 
@@ -128,9 +130,10 @@ def pgd(
             return jnp.fmax(most, value), best
 
         values, points = jax.lax.map(run, jnp.arange(num_restarts, dtype=jnp.int32))
-        chosen = jnp.argmax(jnp.where(jnp.isnan(values), -jnp.inf, values))
+        chosen = jnp.argmax(values)
         point = jax.tree.map(lambda a: a[chosen], points)
-        return Attack(point, values[chosen], tree.norm(tree.sub(point, x)))
+        value = jnp.where(jnp.isneginf(values[chosen]), g(point), values[chosen])  # NaN where all of them were
+        return Attack(point, value, tree.norm(tree.sub(point, x)))
 
     return attack
 
@@ -212,7 +215,12 @@ def boundary_distance(
       num_bisections: each halves the error.
 
     Returns:
-      A function of f's arguments and the keywords `direction` (v, like x) and `reach` (> 0, in the units of x).
+      A function of f's arguments and the keywords `direction` (v, like x, not zero) and `reach` (> 0, in the units of
+      x).
+
+    Raises:
+      TypeError: at the call, if f does not return class scores or the input is not floating-point.
+      ValueError: if a count is not positive, or the direction is zero or unlike x.
 
     >>> f = lambda x: jnp.stack([x[0], 0 * x[0]])
     >>> round(float(boundary_distance(f)(jnp.array([2.0, 1.0]), direction=jnp.array([-3.0, 0.0]), reach=10.0)), 4)
@@ -224,7 +232,10 @@ def boundary_distance(
     def distance(*args: PyTree, direction: PyTree, reach: Array | float) -> Array:
         margins, x, _ = restricted_margins("boundary_distance", f, argnums, same_prediction, args)
         vector = checks.same_structure("boundary_distance", "direction", direction, x)
-        vector = tree.scale(1 / tree.norm(vector), vector)
+        length = tree.norm(vector)
+        if checks.concrete(length) == 0:
+            raise ValueError("`direction` of `boundary_distance` must not be zero.")
+        vector = tree.scale(1 / length, vector)
         spacing = jnp.asarray(reach) / num_points
         changed = interpreters.loop_safe(lambda t: jnp.any(margins(tree.axpy(t, vector, x)) < 0))
 
@@ -243,7 +254,7 @@ def boundary_distance(
 
         last = index.astype(spacing.dtype) * spacing
         _, high = jax.lax.fori_loop(0, num_bisections, halve, (last - spacing, last))
-        return jnp.where(found, high, jnp.full_like(high, jnp.inf))
+        return jnp.where(found, high, jnp.full_like(high, jnp.inf)) * jnp.where(length > 0, 1.0, jnp.nan)
 
     return distance
 
@@ -266,8 +277,9 @@ def _projection(x: PyTree, radius: Array, norm: Norm, low: PyTree, high: PyTree)
             change = jax.tree.map(lambda c: jnp.clip(c, -radius.astype(c.dtype), radius.astype(c.dtype)), change)
         else:
             length = tree.norm(change)
-            within = length <= radius
-            change = tree.scale(jnp.where(within, 1.0, radius / jnp.where(within, 1.0, length)), change)
+            reach = radius.astype(length.dtype)
+            within = length <= reach
+            change = tree.scale(jnp.where(within, 1.0, reach / jnp.where(within, 1.0, length)), change)
         point = tree.add(x, change)
         if lowest is not None:
             point = jax.tree.map(jnp.maximum, point, lowest)

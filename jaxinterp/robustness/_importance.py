@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jax.scipy.special import ndtr
 
 from jaxinterp import checks, tree
@@ -119,12 +118,12 @@ def importance(
             is_shifted = component < len(edges)
             shift = proposal.shifts[jnp.minimum(component, len(edges) - 1)]
             draw = tree.normal_like(jax.random.fold_in(k, 1), x)
-            flat, unravel = ravel_pytree(draw)
+            flat, unravel = tree.ravel(draw)
             flat = flat.astype(shift.dtype) + jnp.where(is_shifted, shift, jnp.zeros_like(shift))
             tilts = jnp.dot(proposal.shifts, flat, precision="highest") - squares / 2 + jnp.log(proposal.shares)
             tilts = jnp.concatenate([tilts, jnp.log1p(-edges[-1:])])
             weight = jnp.exp(log_scale - jax.nn.logsumexp(tilts))
-            kept = jnp.all(at(unravel(flat.astype(ravel_pytree(x)[0].dtype))) >= 0)
+            kept = jnp.all(at(unravel(flat)) >= 0)
             return jnp.where(kept != proposal.fails_rarely, weight, jnp.zeros_like(weight))
 
         found = expectation(weighed, n, chunk_size=chunk_size)(jax.random.fold_in(key, 1))
@@ -155,7 +154,7 @@ def _proposal(
 
     def slopes(k: Key) -> tuple[Array, Array]:
         _, rows = jacobian(lambda noise: at(noise)[nearest])(tree.normal_like(k, x))
-        flat = jnp.concatenate([leaf.reshape(count, -1) for leaf in jax.tree.leaves(rows)], 1).astype(mean.dtype)
+        flat = jnp.concatenate([leaf.reshape(count, -1).astype(mean.dtype) for leaf in jax.tree.leaves(rows)], 1)
         return flat, jnp.sum(flat**2, 1)
 
     slope, energy = expectation(slopes, num_pilot, chunk_size=chunk_size)(key).mean
@@ -164,7 +163,7 @@ def _proposal(
 
     def rest(k: Key) -> tuple[Array, Array]:
         noise = tree.normal_like(k, x)
-        flat = ravel_pytree(noise)[0].astype(mean.dtype)
+        flat = tree.ravel(noise)[0].astype(mean.dtype)
         values = at(noise)[nearest].astype(mean.dtype) - jnp.dot(slope, flat, precision="highest")
         return values, values**2
 

@@ -363,3 +363,15 @@ def test_noise_with_the_covariance_of_a_factor():
     change = np.asarray(draw(keys), np.float64) - 1
     np.testing.assert_allclose(np.cov(change.T), factor @ factor.T, atol=0.15)
     assert np.linalg.matrix_rank(change, tol=1e-2) == 2
+
+
+def test_several_dtypes_and_one_radius():
+    x = {"u": jnp.ones(2, jnp.bfloat16), "v": jnp.zeros(1, jnp.float32)}
+    for point in (
+        local.correlated_gaussian(jax.random.key(0), x, factor=jnp.eye(3)).point,
+        local.ball(jax.random.key(0), x, radius=2).point,
+    ):
+        assert jax.tree.map(lambda leaf: leaf.dtype, point) == jax.tree.map(lambda leaf: leaf.dtype, x)
+        assert np.all(np.isfinite(flat(point)))
+    with pytest.raises(ValueError, match="`radius` must be one number"):
+        local.ball(jax.random.key(0), X, radius=jnp.ones(3))

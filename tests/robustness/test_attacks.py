@@ -118,3 +118,42 @@ def test_deepfool_does_not_depend_on_the_units_of_the_scores():
     for scale in (1e-6, 1.0, 1e6):
         found = robustness.deepfool(lambda x, s=scale: s * jnp.stack([x[0], jnp.zeros_like(x[0])]))(jnp.array([2.0]))
         assert float(found.distance) == pytest.approx(2.04, rel=1e-3)
+
+
+def test_fooling_inputs_from_noise():
+    """Ascent on the log-probability of any class makes nonsense that the classifier is sure of."""
+    score = heads.log_prob(linear)
+    noise = jax.random.normal(jax.random.key(1), (W.shape[1],), DTYPE)
+    for label in range(3):
+        found = robustness.pgd(score, num_steps=100)(jax.random.key(0), noise, label, radius=20.0)
+        assert float(score(found.point, label)) == pytest.approx(float(found.value), rel=1e-5)
+        assert np.exp(float(found.value)) > 0.99
+        assert float(found.distance) <= 20 * (1 + 1e-5)
+
+
+def test_a_loss_that_is_nowhere_a_number_is_not_minus_infinity():
+    found = robustness.pgd(lambda x: jnp.sum(x) * jnp.nan)(jax.random.key(0), jnp.ones(2), radius=1.0)
+    assert np.isnan(found.value)
+    certain = robustness.pgd(lambda x: jnp.sum(0 * x) - jnp.inf)(jax.random.key(0), jnp.ones(2), radius=1.0)
+    assert np.isneginf(certain.value)
+
+
+def test_inputs_of_several_dtypes():
+    x = {"u": jnp.ones(2, jnp.bfloat16), "v": jnp.ones(3, jnp.float32)}
+    f = lambda x: jnp.sum(x["u"].astype(jnp.float32)) - jnp.sum(x["v"])  # noqa: E731
+    for radius in (1, jnp.asarray(1.0, jnp.bfloat16), np.float64(1.0)):
+        found = robustness.pgd(f)(jax.random.key(0), x, radius=radius)
+        assert float(found.value) == pytest.approx(5**0.5 - 1, abs=0.02)
+
+
+def test_a_direction_has_a_length():
+    distance = robustness.boundary_distance(linear)
+    x = jnp.asarray(POINTS[0], DTYPE)
+    with pytest.raises(ValueError, match=r"`direction` of `boundary_distance` must not be zero"):
+        distance(x, direction=jnp.zeros_like(x), reach=1.0)
+    assert np.isnan(jax.jit(lambda v: distance(x, direction=v, reach=1.0))(jnp.zeros_like(x)))
+
+
+def test_a_radius_is_one_number():
+    with pytest.raises(ValueError, match=r"`radius` must be one number; got an array of shape \(3,\)"):
+        robustness.pgd(sloped)(jax.random.key(0), jnp.zeros(3), radius=jnp.ones(3))

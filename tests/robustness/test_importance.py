@@ -96,3 +96,9 @@ def test_noise_that_leads_to_nan_counts_as_failure():
     found = jax.jit(robustness.importance(f, num_samples=4000))(jax.random.key(1), jnp.array([1.0]), stddev=0.7)
     wanted = scipy.stats.norm.cdf((np.exp(-5) - 1) / 0.7)
     assert abs(float(found.failure) - wanted) < 4 * float(found.stderr)
+
+
+def test_inputs_of_several_dtypes():
+    x = {"u": jnp.asarray([3.0], jnp.float32), "v": jnp.zeros(2, jnp.bfloat16)}
+    found = robustness.importance(lambda x: jnp.stack([x["u"][0], -x["u"][0]]))(jax.random.key(1), x, stddev=1.0)
+    assert abs(float(found.failure) - scipy.stats.norm.cdf(-3.0)) < 4 * float(found.stderr)
