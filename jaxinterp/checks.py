@@ -48,26 +48,32 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}.")
 
 
-def non_negative(name: str, value: PyTree) -> PyTree:
-    """Returns `value` if its entries are finite and >= 0; otherwise `ValueError`, or NaN for entries being traced."""
+def non_negative(name: str, value: PyTree, *, finite: bool = True) -> PyTree:
+    """Returns `value` if its entries are finite and >= 0; otherwise `ValueError`, or NaN for entries being traced.
+
+    With `finite=False` infinite ones are allowed.
+    """
 
     def leaf(entries: Any) -> Any:
         known = concrete(entries)
         if known is None:
             numbers = entries if jnp.issubdtype(entries.dtype, jnp.floating) else entries.astype(float)
-            return jnp.where((numbers >= 0) & jnp.isfinite(numbers), numbers, jnp.full_like(numbers, jnp.nan))
-        if not np.all((known >= 0) & np.isfinite(known)):
-            raise ValueError(f"`{name}` must be finite and >= 0; got {np.array2string(known, threshold=6)}.")
+            allowed = (numbers >= 0) & (jnp.isfinite(numbers) | (not finite))
+            return jnp.where(allowed, numbers, jnp.full_like(numbers, jnp.nan))
+        if not np.all((known >= 0) & (np.isfinite(known) | (not finite))):
+            raise ValueError(
+                f"`{name}` must be {'finite and ' if finite else ''}>= 0; got {np.array2string(known, threshold=6)}."
+            )
         return entries
 
     return jax.tree.map(leaf, value)
 
 
-def distance(name: str, value: Any) -> Array:
-    """Returns `value` as a scalar of at least float32 if it is one finite number >= 0; `ValueError` otherwise."""
+def distance(name: str, value: Any, *, finite: bool = True) -> Array:
+    """Returns `value` as a scalar of at least float32 if it is one number >= 0; `ValueError` otherwise."""
     if jnp.shape(value) != ():
         raise ValueError(f"`{name}` must be one number; got an array of shape {jnp.shape(value)}.")
-    number = jnp.asarray(non_negative(name, value))
+    number = jnp.asarray(non_negative(name, value, finite=finite))
     is_wide = jnp.issubdtype(number.dtype, jnp.floating) and jnp.finfo(number.dtype).bits >= 32
     return number if is_wide else number.astype(jnp.float32)
 

@@ -5,6 +5,8 @@ from jaxinterp.interpreters._backward import Backward as Backward
 from jaxinterp.interpreters._backward import Call as Call
 from jaxinterp.interpreters._backward import Rules as Rules
 from jaxinterp.interpreters._backward import with_backward as with_backward
+from jaxinterp.interpreters._enclose import Enclosed as Enclosed
+from jaxinterp.interpreters._enclose import enclose as enclose
 from jaxinterp.interpreters._graph import Graph as Graph
 from jaxinterp.interpreters._graph import Node as Node
 from jaxinterp.interpreters._graph import Site as Site

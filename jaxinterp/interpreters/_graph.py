@@ -190,10 +190,13 @@ class Graph:
         return values
 
 
-def graph(f: Callable[..., PyTree], *args: PyTree) -> tuple[Graph, list]:
-    """Traces `f` at `args`, all of whose leaves count as inputs; also returns those leaves, in order."""
+def graph(f: Callable[..., PyTree], *args: PyTree, opened: Sequence[str] = CALLS) -> tuple[Graph, list]:
+    """Traces `f` at `args`, all of whose leaves count as inputs; also returns those leaves, in order.
+
+    The calls whose primitives are named `opened` are written out.
+    """
     program = _ir.trace(f, *args)
-    return _built(program.jaxpr, jax.tree.structure(program.out_shape)), jax.tree.leaves(args)
+    return _built(program.jaxpr, jax.tree.structure(program.out_shape), opened), jax.tree.leaves(args)
 
 
 def called(node: Node) -> Graph | None:
@@ -202,9 +205,9 @@ def called(node: Node) -> Graph | None:
     return None if inner is None else _built(inner, None)
 
 
-def _built(jaxpr: Any, out_tree: Any) -> Graph:
+def _built(jaxpr: Any, out_tree: Any, opened: Sequence[str] = CALLS) -> Graph:
     body, constants = _ir.opened(jaxpr)
-    builder = _Builder()
+    builder = _Builder(opened)
     closed_over = [builder.constant(v.aval, c) for v, c in zip(body.constvars, constants, strict=True)]
     inputs = [builder.variable(v.aval) for v in body.invars]
     outputs = builder.open(body, closed_over, inputs, ())
@@ -225,7 +228,8 @@ def _built(jaxpr: Any, out_tree: Any) -> Graph:
 class _Builder:
     """Numbers the variables of a jaxpr and of those it calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, opened: Sequence[str]) -> None:
+        self._opened = opened
         self.nodes: list[Node] = []
         self.avals: dict[int, Any] = {}
         self.constants: dict[int, Any] = {}
@@ -255,7 +259,7 @@ class _Builder:
         for equation in jaxpr.eqns:
             operands = [read(atom) for atom in equation.invars]
             where = _ir.scopes(equation, path)
-            inner = _ir.inner_program(equation, CALLS)
+            inner = _ir.inner_program(equation, self._opened)
             if inner is None:
                 outputs: Sequence[int] = self._append(equation, operands, "/".join(where), caller)
             else:

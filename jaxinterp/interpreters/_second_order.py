@@ -1,0 +1,72 @@
+"""Bounds for the second derivative of a program over a ball, from what a walk through it found.
+
+The Hessian of an output is a sum over the nonlinear equations, each with the adjoint δ of what it writes and the
+Jacobian J of what it reads:
+
+    H = Σ_k J_kᵀ diag(δ_k ⊙ φ_k'') J_k.
+
+At the centre it is known exactly; how far each of the three factors moves is bounded. The adjoints telescope like the
+Jacobians, backwards: Δδ_k = Σ_l M_{kl}(x)ᵀ (ΔD_lᵀ δ_l(x')) over the later equations l.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxinterp.interpreters._bounds import Walk
+from jaxinterp.interpreters._enclosures import Bend, Enclosure, times
+from jaxinterp.interpreters._sharpening import product_of
+from jaxinterp.typing import Array
+
+
+def hessian_change(walk: Walk) -> tuple[Array, Array]:
+    """For each output, bounds of ‖H(x') - H(x)‖ and of ‖H(x')‖ over the ball, [outputs]."""
+    outputs, dtype = walk.output.centre.size, walk.output.rows.dtype
+    change, most = jnp.zeros((outputs,), dtype), jnp.zeros((outputs,), dtype)
+    moved: list[tuple[Enclosure, Array]] = []  # how far the adjoints of operands move because of later equations
+    for slot in reversed(walk.bends):
+        bend = walk.bends[slot]
+        size = bend.rows.size
+        at_centre = walk.output.tangents.get(slot)
+        if at_centre is None:
+            continue
+        adjoint = jnp.abs(at_centre.astype(dtype)).reshape(size, outputs).T
+        shift = jnp.zeros((outputs, size), dtype)
+        for operand, amount in moved:
+            if slot in operand.tangents:
+                to = jnp.abs(operand.tangents[slot].astype(dtype)).reshape(size, -1)
+                shift = shift + product_of(amount.reshape(outputs, -1), to.T)
+        adjoint, shift = (a.reshape(outputs, *bend.rows.shape) for a in (adjoint, shift))
+        moved += [(p.operand, times(p.change[None], adjoint + shift)) for p in bend.partials]
+        if bend.candidates is not None and bend.unstable is not None:
+            reached = jnp.where(bend.unstable[None], adjoint + shift, 0)
+            operands = [operand for operand, _ in bend.candidates(bend.rows)]
+            moved += [(operand, reached) for operand in operands]
+        own_change, own_most = jax.vmap(lambda a, s, bend=bend: _of_one(bend, a, s))(adjoint, shift)
+        change, most = change + own_change, most + own_most
+    return change, most
+
+
+def _of_one(bend: Bend, adjoint: Array, shift: Array) -> tuple[Array, Array]:
+    """What one equation adds, by the size of its adjoint at the centre and how far it moves."""
+    total = adjoint + shift
+    change, most = jnp.zeros((), adjoint.dtype), jnp.zeros((), adjoint.dtype)
+    if bend.unstable is not None:
+        kink = jnp.where(jnp.any(bend.unstable & (total > 0)), jnp.inf, 0).astype(adjoint.dtype)
+        change, most = change + kink, most + kink
+    for s in bend.seconds:
+        a, b = bend.partials[s.first].operand, bend.partials[s.second].operand
+        twice = 1.0 if s.first == s.second else 2.0
+        (_, slope_a, moved_a, _), (_, slope_b, moved_b, _) = a.rows, b.rows
+        (norm_a, change_a, _), (norm_b, change_b, _) = a.norms, b.norms
+
+        def quadratic(weight: Array, norms: Array, slopes: Array) -> Array:
+            return jnp.minimum(times(jnp.max(weight, initial=0.0), norms), jnp.sum(times(weight, slopes)))
+
+        both, both_slopes = times(norm_a, norm_b), times(slope_a, slope_b)
+        factor = times(total, s.change) + times(shift, jnp.abs(s.centre))
+        sides = times(change_a, norm_b) + times(norm_a, change_b)
+        side_slopes = times(moved_a, slope_b) + times(slope_a, moved_b)
+        fixed = times(adjoint, jnp.abs(s.centre))
+        change = change + twice * (quadratic(factor, both, both_slopes) + quadratic(fixed, sides, side_slopes))
+        most = most + twice * quadratic(times(total, s.most), both, both_slopes)
+    return change, most
