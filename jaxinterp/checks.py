@@ -56,6 +56,8 @@ def non_negative(name: str, value: PyTree, *, finite: bool = True) -> PyTree:
 
     def leaf(entries: Any) -> Any:
         known = concrete(entries)
+        if known is not None and known.dtype.kind in "cOSU":
+            raise TypeError(f"`{name}` must be a real number, or a pytree of them; got {entries!r}.")
         if known is None:
             numbers = entries if jnp.issubdtype(entries.dtype, jnp.floating) else entries.astype(float)
             allowed = (numbers >= 0) & (jnp.isfinite(numbers) | (not finite))
@@ -76,6 +78,27 @@ def distance(name: str, value: Any, *, finite: bool = True) -> Array:
     number = jnp.asarray(non_negative(name, value, finite=finite))
     is_wide = jnp.issubdtype(number.dtype, jnp.floating) and jnp.finfo(number.dtype).bits >= 32
     return number if is_wide else number.astype(jnp.float32)
+
+
+def number(name: str, value: Any) -> float:
+    """Returns `value` if it is a real number; `TypeError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"`{name}` must be a number, fixed when the method is built; got {value!r}.")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Returns `value` if it is a number above 0; `TypeError` or `ValueError` otherwise."""
+    if not number(name, value) > 0:
+        raise ValueError(f"`{name}` must be positive; got {value}.")
+    return float(value)
+
+
+def share(name: str, value: Any) -> float:
+    """Returns `value` if it is a number between 0 and 1, both excluded; `TypeError` or `ValueError` otherwise."""
+    if not 0 < number(name, value) < 1:
+        raise ValueError(f"`{name}` must be between 0 and 1; got {value}.")
+    return float(value)
 
 
 def key(method: str, value: Any) -> Key:
@@ -120,9 +143,16 @@ def floating(method: str, tree: PyTree) -> PyTree:
     return tree
 
 
+def _described(method: str, value: Any) -> tuple[tuple[int, ...], jnp.dtype]:
+    """The shape and dtype of what a function returned; `TypeError` if it is no array."""
+    if isinstance(value, tuple | list | dict) or value is None:
+        raise TypeError(f"`{method}` needs a function that returns one array; it returned {type(value).__name__}.")
+    return jnp.shape(value), jnp.result_type(value)
+
+
 def scalar(method: str, value: Any) -> Array:
     """Returns `value` if it is one real floating-point number; `TypeError` otherwise."""
-    shape, dtype = jnp.shape(value), jnp.result_type(value)
+    shape, dtype = _described(method, value)
     if shape != ():
         raise TypeError(
             f"`{method}` needs a function that returns a scalar, but it returned an array of shape {shape}. "
@@ -135,7 +165,7 @@ def scalar(method: str, value: Any) -> Array:
 
 def logits(method: str, value: Any) -> Array:
     """Returns `value` if it is a vector of at least two real class scores; `TypeError` otherwise."""
-    shape, dtype = jnp.shape(value), jnp.result_type(value)
+    shape, dtype = _described(method, value)
     if len(shape) != 1 or shape[0] < 2:
         raise TypeError(
             f"`{method}` needs a function that returns the scores of two or more classes for one example, an array of "

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
 from jaxinterp import checks, tree
@@ -34,7 +35,7 @@ def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, 
     of those, 5.5 standard deviations beyond, which keeps the integrand continuous. That leaves out up to 2e-8 for each
     variable: the error is absolute, and probabilities below 1e-6 have no digits.
 
-    The derivatives with respect to b and Σ are those of the same sum, at the same points.
+    The first derivatives with respect to b and Σ are those of the same sum, at the same points.
 
     Args:
       num_points: points of all shifts together; each shift has the largest prime number of points that fits, at most
@@ -48,7 +49,7 @@ def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, 
 
     Raises:
       TypeError: at the call, if the limits are not floating-point or the key not a typed key.
-      ValueError: if a count is too small, or at the call if the shapes do not fit.
+      ValueError: if a count is too small, or at the call if the shapes do not fit or Σ is not symmetric.
 
     Source: Genz (1992), Genz & Bretz (2009); order after Gibson, Glasbey & Elston (1994); lattice by Nuyens & Cools
     (2006).
@@ -75,7 +76,8 @@ def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, 
         scale = jnp.sqrt(jnp.where(positive, variances, jnp.ones_like(variances)))
         correlation = sigma / (scale[:, None] * scale[None])
         is_valid = jnp.all(variances >= 0) & jnp.all(jnp.abs(correlation) <= 1 + _noise(b.dtype))
-        is_empty = jnp.any((b == -jnp.inf) | ~positive & (b < 0))
+        is_valid = is_valid & ~jnp.any(jnp.isnan(b))
+        is_empty = jnp.any((b == -jnp.inf) | ~positive & (b < 0)) & ~jnp.any(jnp.isnan(b))
         b = jnp.where(jnp.isinf(b) | ~positive, jnp.where(b < 0, -FAR, FAR), jnp.where(jnp.isinf(b), 0, b) / scale)
         b = jnp.clip(b, -FAR, FAR)
         if b.shape[0] <= 2:
@@ -115,6 +117,9 @@ def _checked(limits: Array, covariance: Array) -> tuple[Array, Array]:
             f"`orthant` needs limits [d] and a covariance [d, d] with d from 1 to {MOST_DIMENSIONS}; got shapes "
             f"{limits.shape} and {covariance.shape}."
         )
+    known = checks.concrete(covariance)
+    if known is not None and not np.allclose(known, known.T, rtol=1e-2, atol=1e-6, equal_nan=True):
+        raise ValueError("`covariance` of `orthant` must be symmetric.")
     dtype = tree.accumulator(jnp.promote_types(limits.dtype, covariance.dtype))
     return limits.astype(dtype), covariance.astype(dtype)
 

@@ -37,6 +37,7 @@ from jaxinterp.local._neighbourhoods import ball as ball
 from jaxinterp.local._neighbourhoods import binary_mask as binary_mask
 from jaxinterp.local._neighbourhoods import box as box
 from jaxinterp.local._neighbourhoods import check_factor as check_factor
+from jaxinterp.local._neighbourhoods import checked_point as checked_point
 from jaxinterp.local._neighbourhoods import correlated_gaussian as correlated_gaussian
 from jaxinterp.local._neighbourhoods import gaussian as gaussian
 from jaxinterp.local._neighbourhoods import scaling as scaling

@@ -63,6 +63,16 @@ class Perturbation:
         return point if self.locate is None else self.locate(point)
 
 
+def checked_point(method: str, drawn: Perturbation, x: PyTree) -> PyTree:
+    """The point of a sample of a user's neighbourhood, if it is like x; `TypeError` or `ValueError` otherwise."""
+    if not isinstance(drawn, Perturbation):
+        raise TypeError(
+            f"`neighbourhood` of `{method}` must return a `local.Perturbation`, such as "
+            f"`local.Perturbation(point, point, x)`; it returned {type(drawn).__name__}."
+        )
+    return checks.floating(method, checks.same_structure(method, "neighbourhood", drawn.point, x))
+
+
 def _lost(argument: object) -> NoReturn:
     raise ValueError("This perturbation went through a transformation of JAX, which takes its arrays alone.")
 

@@ -73,7 +73,7 @@ def pgd(
     r"""Projected gradient ascent: returns `(key, *args, radius) -> Attack`, the largest f found in a ball around x.
 
     :math:`x \leftarrow \Pi\bigl(x + \eta r\, d\bigr)` with d the gradient over its norm ("l2") or its sign ("linf"),
-    and Π the projection on the ball, then on the box from `low` to `high`. The first run starts at x, the others at
+    and Π the projection on the ball, then on the box from `low` to `high`, which should hold x. The first run starts at x, the others at
     random points on the sphere (corners of the cube); the best point of all steps and runs is returned. The ball is
     kept up to the rounding of x. From an input of pure noise, with the log-probability of a class for f, it makes
     fooling inputs: nonsense that the network is sure of (Nguyen, Yosinski & Clune, 2015).
@@ -103,8 +103,7 @@ def pgd(
     checks.one_of("norm", norm, ("l2", "linf"))
     checks.positive_integer("num_steps", num_steps)
     checks.positive_integer("num_restarts", num_restarts)
-    if not step_size > 0:
-        raise ValueError(f"`step_size` must be positive; got {step_size}.")
+    checks.positive("step_size", step_size)
 
     def attack(key: Key, *args: PyTree, radius: Array | float, low: PyTree = None, high: PyTree = None) -> Attack:
         key = checks.key("pgd", key)
@@ -145,7 +144,7 @@ def deepfool(
 
     Steps to the nearest of the linearised boundaries, :math:`\delta = -\frac{g_i}{\|\nabla g_i\|^2}\nabla g_i` for the
     margin with the smallest :math:`|g_i|/\|\nabla g_i\|`, until the prediction has changed; all steps together are
-    lengthened by the overshoot.
+    lengthened by the overshoot. Not differentiable.
 
     Args:
       f: `(*args) -> [classes]`.
@@ -167,8 +166,7 @@ def deepfool(
     ([-0.04, 1.0], True)
     """
     checks.positive_integer("num_steps", num_steps)
-    if overshoot < 0:
-        raise ValueError(f"`overshoot` must be >= 0; got {overshoot}.")
+    checks.non_negative("overshoot", overshoot)
 
     def attack(*args: PyTree) -> Attack:
         margins, x, _ = restricted_margins("deepfool", f, argnums, same_prediction, args)
@@ -185,7 +183,8 @@ def deepfool(
             is_flat = squares == 0
             squares = jnp.where(is_flat, jnp.ones_like(squares), squares)
             chosen = jnp.argmin(jnp.where(is_flat, jnp.inf, jnp.abs(values) / jnp.sqrt(squares)))
-            beyond = 4 * float(jnp.finfo(values.dtype).eps) * jnp.max(jnp.abs(values))  # not onto the boundary
+            sizes = jnp.where(jnp.isinf(values), 0, jnp.abs(values))  # a class that is masked has no boundary
+            beyond = 4 * float(jnp.finfo(values.dtype).eps) * jnp.max(sizes)  # not onto the boundary
             length = jnp.where(is_flat[chosen], 0.0, -(jnp.abs(values[chosen]) + beyond) / squares[chosen])
             return count + 1, tree.axpy(length, jax.tree.map(lambda row: row[chosen], rows), change)
 
@@ -206,7 +205,8 @@ def boundary_distance(
     r"""Distance to the boundary along a direction: returns `(*args, direction, reach) -> distance`.
 
     The smallest t with another prediction at :math:`x + t\,v/\|v\|`: the first of equally spaced points up to `reach`
-    where it differs, then bisection. Infinite if none differs. A change and back between two points is not seen.
+    where it differs, then bisection. Infinite if none differs, NaN where f(x) is. A change and back between two points
+    is not seen; a value that is not a number counts as a change. Not differentiable.
 
     Args:
       f: `(*args) -> [classes]`.
@@ -230,14 +230,17 @@ def boundary_distance(
     checks.positive_integer("num_bisections", num_bisections)
 
     def distance(*args: PyTree, direction: PyTree, reach: Array | float) -> Array:
-        margins, x, _ = restricted_margins("boundary_distance", f, argnums, same_prediction, args)
+        margins, x, clean = restricted_margins("boundary_distance", f, argnums, same_prediction, args)
+        far = checks.distance("reach", reach)
+        if checks.concrete(far) == 0:
+            raise ValueError("`reach` of `boundary_distance` must be positive.")
         vector = checks.same_structure("boundary_distance", "direction", direction, x)
         length = tree.norm(vector)
         if checks.concrete(length) == 0:
             raise ValueError("`direction` of `boundary_distance` must not be zero.")
         vector = tree.scale(1 / length, vector)
-        spacing = jnp.asarray(reach) / num_points
-        changed = interpreters.loop_safe(lambda t: jnp.any(margins(tree.axpy(t, vector, x)) < 0))
+        spacing = far / num_points
+        changed = interpreters.loop_safe(lambda t: ~jnp.all(margins(tree.axpy(t, vector, x)) >= 0))
 
         def scan(state: tuple[Array, Array]) -> tuple[Array, Array]:
             index, _ = state
@@ -254,7 +257,8 @@ def boundary_distance(
 
         last = index.astype(spacing.dtype) * spacing
         _, high = jax.lax.fori_loop(0, num_bisections, halve, (last - spacing, last))
-        return jnp.where(found, high, jnp.full_like(high, jnp.inf)) * jnp.where(length > 0, 1.0, jnp.nan)
+        is_known = (length > 0) & (far > 0) & ~jnp.any(jnp.isnan(clean))
+        return jnp.where(found, high, jnp.inf) * jnp.where(is_known, 1.0, jnp.nan)
 
     return distance
 
@@ -270,6 +274,11 @@ def _direction(slope: PyTree, norm: Norm) -> PyTree:
 def _projection(x: PyTree, radius: Array, norm: Norm, low: PyTree, high: PyTree) -> Callable[[PyTree], PyTree]:
     lowest = None if low is None else tree.broadcast_prefix("low", low, x)
     highest = None if high is None else tree.broadcast_prefix("high", high, x)
+    if lowest is not None and highest is not None:
+        for a, b in zip(jax.tree.leaves(lowest), jax.tree.leaves(highest), strict=True):
+            ends = checks.concrete(a), checks.concrete(b)
+            if ends[0] is not None and ends[1] is not None and (ends[0] > ends[1]).any():
+                raise ValueError(f"`low` of `pgd` must not be above `high`; got {low} and {high}.")
 
     def inside(point: PyTree) -> PyTree:
         change = tree.sub(point, x)

@@ -77,8 +77,7 @@ def smoothing_certificate(
     checks.optional_chunk_size(chunk_size)
     if num_samples > MOST_SAMPLES:
         raise ValueError(f"`smoothing_certificate` counts at most {MOST_SAMPLES} samples; got {num_samples}.")
-    if not 0 < alpha < 1:
-        raise ValueError(f"`alpha` must be between 0 and 1; got {alpha}.")
+    checks.share("alpha", alpha)
 
     def certify(key: Key, *args: PyTree, stddev: Array | float) -> Certificate:
         key = checks.key("smoothing_certificate", key)
@@ -119,17 +118,29 @@ def clopper_pearson_lower(successes: Array, num_trials: int, alpha: float) -> Ar
       num_trials: n.
       alpha: α: the bound is above the probability in no more than this share of cases.
 
+    Raises:
+      TypeError: if k is not an integer.
+      ValueError: if k is not between 0 and n, n not positive, or α not between 0 and 1.
+
     Source: Clopper & Pearson (1934).
 
     >>> round(float(clopper_pearson_lower(jnp.asarray(95), 100, 0.05)), 3)
     0.898
     """
+    checks.positive_integer("num_trials", num_trials)
+    checks.share("alpha", alpha)
+    count = jnp.asarray(successes)
+    if not jnp.issubdtype(count.dtype, jnp.integer):
+        raise TypeError(f"`successes` must be integers; got dtype {count.dtype}.")
+    counted = checks.concrete(count)
+    if counted is not None and ((counted < 0) | (counted > num_trials)).any():
+        raise ValueError(f"`successes` must be between 0 and num_trials={num_trials}; got {counted}.")
     dtype = jnp.result_type(float)
     known = np.arange(1, num_trials + 1)
     bounds = np.append(0.0, betaincinv(known, num_trials - known + 1.0, alpha)) * (1 - 1e-12)
     rounded = bounds.astype(dtype)
     bounds = np.where(rounded > bounds, np.nextafter(rounded, np.zeros((), dtype)), rounded)
-    return jnp.asarray(bounds, dtype)[jnp.clip(jnp.asarray(successes), 0, num_trials)]
+    return jnp.asarray(bounds, dtype)[jnp.clip(count, 0, num_trials)]
 
 
 def lipschitz_certificate(f: LogitsFn, argnums: int | tuple[int, ...] = 0) -> Callable[..., Array]:

@@ -22,7 +22,7 @@ class Robustness:
     Attributes:
       probability: in [0, 1], a scalar.
       stderr: its standard error from sampling; 0 for a deterministic estimator, whose bias it does not include.
-      num_samples: number of samples, an int32 scalar; 0 for a deterministic estimator.
+      num_samples: of the function, or of points of a normal CDF, an int32 scalar; 0 for a deterministic estimator.
       remainder: how much the classes that a normal CDF left out could take away from the probability, at most.
     """
 
@@ -90,6 +90,13 @@ def restricted_margins(
     method: str, f: Callable[..., Array], argnums: int | tuple[int, ...], event: Event, args: tuple
 ) -> tuple[Callable[[PyTree], Array], PyTree, Array]:
     """The margins as a function of the perturbed argument, its value, and the clean output."""
+    checks.functions(method, event=event)
     g, x = restrict(method, f, argnums, args)
     clean = checks.logits(method, g(x)) if event is same_prediction else g(x)
+    margins = event(clean, clean)
+    if not isinstance(margins, jax.Array) or margins.ndim != 1 or not jnp.issubdtype(margins.dtype, jnp.floating):
+        raise TypeError(
+            f"`event` of `{method}` must return margins, a vector of real numbers none of which is negative where the "
+            f"event holds; it returned {margins!r}."
+        )
     return lambda point: event(clean, g(point)), x, clean

@@ -1,5 +1,6 @@
 """Probabilities from linearised margins: Taylor, MMSE, and the softmax that they explain."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -121,7 +122,8 @@ def mmse(
       chunk_size: noisy copies taken together; memory grows with it. `None` takes all.
 
     Returns:
-      As for `taylor`, with a leading key. The standard error is that of F alone, of which the copies add their own.
+      As for `taylor`, with a leading key. The standard error is that of F alone, 0 for the sigmoid: how much the result
+      depends on the copies is not in it. `num_samples` is n, or the number of points of F if that is more.
 
     Raises:
       TypeError: as for `taylor`, or if the key is not a typed key.
@@ -137,16 +139,19 @@ def mmse(
     checks.optional_chunk_size(chunk_size)
 
     def probability(key: Key, *args: PyTree, **noise: PyTree) -> Robustness:
+        key = checks.key("mmse", key)
         margins, x, _ = restricted_margins("mmse", f, argnums, event, args)
         scale = _scaling("mmse", x, **noise)
         draw = local.gaussian if "stddev" in noise else local.correlated_gaussian
 
         def sample(k: Key) -> tuple[Array, Array]:
             values, rows = jacobian(margins)(draw(k, x, **noise).point)
-            return values, scale(rows)
+            most = float(jnp.finfo(values.dtype).max) ** 0.5  # a class that is masked leads or trails by infinity
+            return jnp.clip(values, -most, most), scale(rows)
 
-        mean = expectation(sample, num_samples, chunk_size=chunk_size)(checks.key("mmse", key)).mean
-        return _probability(cdf, *mean)
+        mean = expectation(sample, num_samples, chunk_size=chunk_size)(key).mean
+        found = _probability(cdf, *mean)
+        return dataclasses.replace(found, num_samples=jnp.maximum(found.num_samples, num_samples))
 
     return probability
 
@@ -192,7 +197,8 @@ def _scaling(
 ) -> Callable[[PyTree], Array]:
     """Takes rows of gradients to those in standard normal coordinates of the noise, [k, any], in at least float32."""
     if (stddev is None) == (factor is None):
-        raise TypeError(f"`{method}` needs the noise: either `stddev=` or `factor=`.")
+        came = "neither came" if stddev is None else "both came"
+        raise TypeError(f"`{method}` needs the noise: either `stddev=` or `factor=`; {came}.")
 
     def flat(rows: PyTree) -> Array:
         leaves = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(rows)]
@@ -230,7 +236,8 @@ def _probability(cdf: CDF, margins: Array, rows: Array) -> Robustness:
 
 
 def _ratio(margins: Array, scale: Array) -> Array:
-    """Returns margins / scale; where the scale is 0 a constant, infinite with the sign of the margin (0/0 is NaN)."""
+    """Returns margins / scale; where the scale is 0 a constant: infinite, and positive for a tie, which counts as kept."""
     is_zero = scale == 0
-    limit = jax.lax.stop_gradient(margins * jnp.inf)
+    signs = jnp.where(margins == 0, jnp.ones_like(margins), margins)
+    limit = jax.lax.stop_gradient(signs * jnp.inf)
     return jnp.where(is_zero, limit, margins / jnp.where(is_zero, jnp.ones_like(scale), scale))

@@ -58,16 +58,19 @@ def monte_carlo(
     n = checks.positive_integer("num_samples", num_samples)
     size = min(checks.optional_chunk_size(chunk_size) or n, n)
     checks.functions("monte_carlo", neighbourhood=neighbourhood, event=event)
-    if precision is not None and not precision > 0:
-        raise ValueError(f"`precision` must be positive; got {precision}.")
+    if precision is not None:
+        checks.positive("precision", precision)
 
     def probability(key: Key, *args: PyTree, **arrays: PyTree) -> Robustness:
         key = checks.key("monte_carlo", key)
         margins, x, clean = restricted_margins("monte_carlo", f, argnums, event, args)
 
+        def noisy(index: Array) -> PyTree:
+            drawn = neighbourhood(jax.random.fold_in(key, index), x, **arrays)
+            return local.checked_point("monte_carlo", drawn, x)
+
         def survives(index: Array) -> Array:
-            found = margins(neighbourhood(jax.random.fold_in(key, index), x, **arrays).point)
-            return jnp.all(found >= 0) & (index < n)
+            return jnp.all(margins(noisy(index)) >= 0) & (index < n)
 
         def chunk(done: Array, kept: Array) -> tuple[Array, Array]:
             indices = done + jnp.arange(size, dtype=jnp.int32)
@@ -86,8 +89,7 @@ def monte_carlo(
         done, kept = jax.lax.while_loop(goes_on, lambda state: tuple(step(*state)), (zero, zero))
         dtype = tree.accumulator(jnp.result_type(clean))
         p = kept.astype(dtype) / done.astype(dtype)
-        first = neighbourhood(jax.random.fold_in(key, 0), x, **arrays).point
-        known = ~jnp.any(jnp.isnan(clean)) & tree.all_finite(first)
+        known = ~jnp.any(jnp.isnan(clean)) & tree.all_finite(noisy(jnp.zeros((), jnp.int32)))
         p = jnp.where(known, p, jnp.full_like(p, jnp.nan))
         return as_robustness(p, jnp.sqrt(p * (1 - p) / done.astype(dtype)), done)
 

@@ -37,7 +37,8 @@ def by_class(probabilities: Array, labels: Array, num_classes: int) -> ClassRobu
       num_classes: how many classes there are.
 
     Raises:
-      ValueError: if the shapes do not fit.
+      TypeError: if the labels are not integers.
+      ValueError: if the shapes do not fit, or a label is no class.
 
     Source: Nanda, Dooley, Singla, Feizi & Dickerson (2021); by probabilities Han, Srinivas & Lakkaraju (2024).
 
@@ -49,6 +50,12 @@ def by_class(probabilities: Array, labels: Array, num_classes: int) -> ClassRobu
     p, classes = jnp.asarray(probabilities), jnp.asarray(labels)
     if p.ndim != 1 or p.shape != classes.shape:
         raise ValueError(f"`by_class` needs a label for each probability; got shapes {p.shape} and {classes.shape}.")
+    if not jnp.issubdtype(classes.dtype, jnp.integer):
+        raise TypeError(f"`labels` of `by_class` must be integers; got dtype {classes.dtype}.")
+    known = checks.concrete(classes)
+    if known is not None and ((known < 0) | (known >= num_classes)).any():
+        wrong = known[(known < 0) | (known >= num_classes)]
+        raise ValueError(f"`labels` of `by_class` must be between 0 and {num_classes - 1}; got {wrong[:6]}.")
     member = (classes[None] == jnp.arange(num_classes, dtype=classes.dtype)[:, None]).astype(p.dtype)
     count = jnp.sum(member, 1)
     mean = jnp.sum(jnp.where(member > 0, p[None], 0), 1) / count
@@ -78,8 +85,7 @@ def fragility(stddev: float) -> Callable[[Callable[..., Array], PyTree, PyTree, 
     >>> round(float(fragility(1.0)(linear, 5.0, {}, jax.random.key(0), jnp.array([2.0]), 0)), 4)
     0.1269
     """
-    if not stddev > 0:
-        raise ValueError(f"`stddev` of `fragility` must be positive; got {stddev}.")
+    checks.positive("stddev` of `fragility", stddev)
 
     def penalty(apply: Callable[..., Array], params: PyTree, state: PyTree, key: Key, x: PyTree, label: Array) -> Array:
         del key  # deterministic

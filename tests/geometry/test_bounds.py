@@ -299,5 +299,5 @@ def test_bad_arguments():
         geometry.bounds(f)(jnp.ones(INPUTS, int), radius=1.0)
     with pytest.raises(TypeError, match=r"`bounds` needs a function that returns one floating-point array"):
         geometry.bounds(lambda x: (x, x))(jnp.ones(2), radius=1.0)
-    with pytest.raises(NotImplementedError, match=r"no rule for the primitive `sort`.*test_bounds"):
+    with pytest.raises(NotImplementedError, match=r"no rule for the primitive `sort`"):
         geometry.bounds(lambda x: jnp.sort(x)[0])(jnp.ones(2), radius=1.0)

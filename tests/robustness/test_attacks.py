@@ -110,7 +110,7 @@ def test_what_is_refused():
         robustness.fgsm(sloped)(jnp.zeros(3), radius=-1.0)
     with pytest.raises(TypeError, match="scalar"):
         robustness.pgd(linear)(jax.random.key(0), jnp.zeros(20), radius=1.0)
-    with pytest.raises(ValueError, match="`overshoot` must be >= 0"):
+    with pytest.raises(ValueError, match="`overshoot` must be finite and >= 0"):
         robustness.deepfool(linear, overshoot=-0.1)
 
 
@@ -157,3 +157,25 @@ def test_a_direction_has_a_length():
 def test_a_radius_is_one_number():
     with pytest.raises(ValueError, match=r"`radius` must be one number; got an array of shape \(3,\)"):
         robustness.pgd(sloped)(jax.random.key(0), jnp.zeros(3), radius=jnp.ones(3))
+
+
+def test_nan_is_no_boundary_far_away():
+    distance = robustness.boundary_distance(linear)
+    x = jnp.asarray(POINTS[0], DTYPE)
+    assert np.isnan(distance(x * jnp.nan, direction=x, reach=1.0))
+    beyond = robustness.boundary_distance(lambda x: jnp.where(x[0] > 1.5, jnp.nan, jnp.stack([x[0], 0 * x[0]])))
+    assert float(beyond(jnp.ones(1), direction=jnp.ones(1), reach=2.0)) == pytest.approx(0.5, abs=1e-4)
+    for reach in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="`reach`"):
+            distance(x, direction=x, reach=reach)
+
+
+def test_a_box_that_is_empty():
+    with pytest.raises(ValueError, match="`low` of `pgd` must not be above `high`; got 1.0 and 0.0"):
+        robustness.pgd(sloped)(jax.random.key(0), jnp.zeros(3), radius=1.0, low=1.0, high=0.0)
+
+
+def test_a_class_that_is_masked():
+    masked = lambda x: jnp.append(linear(x), -jnp.inf)  # noqa: E731
+    x = jnp.asarray(POINTS[0], DTYPE)
+    np.testing.assert_allclose(robustness.deepfool(masked)(x).point, robustness.deepfool(linear)(x).point, rtol=1e-6)

@@ -117,3 +117,11 @@ def test_low_precision_does_not_lengthen_a_radius():
     scores = jnp.array([1.0, -0.005859], jnp.bfloat16)
     radius = robustness.lipschitz_certificate(lambda x: scores + 0 * x[0])(jnp.ones(1, jnp.bfloat16), lipschitz=[1.0])
     assert float(radius) <= float(scores[0]) - float(scores[1])
+
+
+def test_counts_that_cannot_be():
+    for successes, trials, alpha in ((11, 10, 0.05), (-1, 10, 0.05), (1, 10, 2.0), (1, 10, float("nan"))):
+        with pytest.raises(ValueError, match="must be"):
+            robustness.clopper_pearson_lower(jnp.asarray(successes), trials, alpha)
+    with pytest.raises(TypeError, match="`successes` must be integers"):
+        robustness.clopper_pearson_lower(jnp.asarray(3.0), 10, 0.05)

@@ -87,3 +87,13 @@ def test_the_penalty_of_many_classes():
 def test_a_label_that_is_no_class_is_nan(label):
     run = jax.jit(lambda x, y: robustness.fragility(0.7)(in_two_arguments, jnp.asarray(W, DTYPE), 0.0, None, x, y))
     assert np.isnan(run(jnp.asarray(POINTS[0], DTYPE), label))
+
+
+def test_labels_must_be_classes():
+    p = jnp.array([0.5, 1.0])
+    with pytest.raises(ValueError, match=r"must be between 0 and 1; got \[7\]"):
+        robustness.by_class(p, jnp.array([0, 7]), 2)
+    with pytest.raises(TypeError, match="must be integers; got dtype float32"):
+        robustness.by_class(p, jnp.array([0.0, 1.0], jnp.float32), 2)
+    with pytest.raises(TypeError, match="`stddev` of `fragility` must be a number"):
+        robustness.fragility("a")
