@@ -1,5 +1,7 @@
 """Derivative products, quadrature, expectations, and stochastic and spectral estimates of operators."""
 
+from jaxinterp.derivatives._ascent import Norm as Norm
+from jaxinterp.derivatives._ascent import projected_ascent as projected_ascent
 from jaxinterp.derivatives._expectation import Estimate as Estimate
 from jaxinterp.derivatives._expectation import expectation as expectation
 from jaxinterp.derivatives._expectation import variance as variance
@@ -19,6 +21,11 @@ from jaxinterp.derivatives._quadrature import trapezoid as trapezoid
 from jaxinterp.derivatives._spectral import Spectral as Spectral
 from jaxinterp.derivatives._spectral import lanczos as lanczos
 from jaxinterp.derivatives._spectral import power_iteration as power_iteration
+from jaxinterp.derivatives._spectrum import Eigenpairs as Eigenpairs
+from jaxinterp.derivatives._spectrum import SpectralDensity as SpectralDensity
+from jaxinterp.derivatives._spectrum import eigenpairs as eigenpairs
+from jaxinterp.derivatives._spectrum import hutch_plus_plus as hutch_plus_plus
+from jaxinterp.derivatives._spectrum import spectral_density as spectral_density
 from jaxinterp.derivatives._stochastic import diagonal as diagonal
 from jaxinterp.derivatives._stochastic import laplacian as laplacian
 from jaxinterp.derivatives._stochastic import squared_frobenius_norm as squared_frobenius_norm

@@ -39,7 +39,7 @@ def _evidence(matvec: MatVec, vector: PyTree, num_iterations: Array) -> Spectral
     return Spectral(value, vector, jax.lax.stop_gradient(residual), num_iterations)
 
 
-def _constant_program(matvec: MatVec, like: PyTree) -> MatVec:
+def constant_program(matvec: MatVec, like: PyTree) -> MatVec:
     """`matvec` traced once, constant under differentiation, fast in a loop."""
     return interpreters.loop_safe(interpreters.detached(interpreters.trace(matvec, like)))
 
@@ -68,7 +68,7 @@ def power_iteration(
     checks.non_negative("tolerance", tolerance)
 
     def iterate(key: Key, like: PyTree) -> Spectral:
-        product = _constant_program(matvec, checks.floating("power_iteration", like))
+        product = constant_program(matvec, checks.floating("power_iteration", like))
         start = _unit(tree.normal_like(checks.key("power_iteration", key), like))
 
         def unfinished(state: tuple) -> Array:
@@ -120,7 +120,7 @@ def lanczos(
         checks.key("lanczos", key)
         flat, unravel = tree.ravel(checks.floating("lanczos", like))
         dtype = flat.dtype
-        product = _constant_program(matvec, like)
+        product = constant_program(matvec, like)
 
         def flat_product(vector: Array) -> Array:
             return tree.ravel(product(unravel(vector)))[0].astype(dtype)
@@ -132,10 +132,38 @@ def lanczos(
     return iterate
 
 
+def tridiagonalised(
+    key: Key, product: MatVec, dimension: int, dtype: jnp.dtype, num_iterations: int, start: Array | None = None
+) -> tuple[Array, Array]:
+    """An orthonormal basis of a Krylov space, [k, dimension], and the operator in it, [k, k], tridiagonal.
+
+    It has `num_iterations` vectors, or as many as there are dimensions, and begins with `start`, or a random one.
+    """
+    _, (basis, diagonal, off_diagonal, _, _) = _krylov(key, product, dimension, dtype, num_iterations, 0.0, start)
+    inner = off_diagonal[:-1]
+    return basis, jnp.diag(diagonal) + jnp.diag(inner, 1) + jnp.diag(inner, -1)
+
+
 def _krylov_extremes(
     key: Key, product: MatVec, dimension: int, dtype: jnp.dtype, num_iterations: int, tolerance: float
 ) -> tuple[Array, Array, Array]:
     """Unit vectors for the two ends of the spectrum, and the number of products."""
+    steps, (basis, diagonal, off_diagonal, _, _) = _krylov(key, product, dimension, dtype, num_iterations, tolerance)
+    _, vectors = _ritz(diagonal, off_diagonal, steps - 1)
+    low, high = (_unit(jnp.dot(s, basis, precision="highest")) for s in vectors)
+    return low, high, steps
+
+
+def _krylov(
+    key: Key,
+    product: MatVec,
+    dimension: int,
+    dtype: jnp.dtype,
+    num_iterations: int,
+    tolerance: float,
+    start: Array | None = None,
+) -> tuple[Array, tuple]:
+    """The number of products, and the state of the iteration: basis, diagonal, off-diagonal, error and step."""
     size = min(num_iterations, dimension)
     tiny = 10 * jnp.finfo(dtype).eps  # rounding errors, relative to the operator
 
@@ -157,20 +185,18 @@ def _krylov_extremes(
         following = jnp.where(exhausted, fresh(step + 1, basis), unit)
         basis = basis.at[step + 1].set(following, mode="drop")
         off_diagonal = off_diagonal.at[step].set(beta)
-        error, _ = _ritz(diagonal, off_diagonal, step)
+        error = _ritz(diagonal, off_diagonal, step)[0] if tolerance else jnp.full_like(beta, jnp.inf)
         return basis, diagonal, off_diagonal, error, step + 1
 
     def unfinished(state: tuple) -> Array:
         return (state[4] < size) & ~(state[3] <= tolerance)
 
     basis = jnp.zeros((size, dimension), dtype)
-    basis = basis.at[0].set(fresh(jnp.zeros((), jnp.int32), basis))
+    basis = basis.at[0].set(fresh(jnp.zeros((), jnp.int32), basis) if start is None else _unit(start))
     nothing = jnp.zeros((size,), dtype)
     state = (basis, nothing, nothing, jnp.asarray(jnp.inf, dtype), jnp.zeros((), jnp.int32))
-    basis, diagonal, off_diagonal, _, steps = jax.lax.while_loop(unfinished, advance, state)
-    _, vectors = _ritz(diagonal, off_diagonal, steps - 1)
-    low, high = (_unit(jnp.dot(s, basis, precision="highest")) for s in vectors)
-    return low, high, steps
+    state = jax.lax.while_loop(unfinished, advance, state)
+    return state[4], state
 
 
 def _ritz(diagonal: Array, off_diagonal: Array, last: Array) -> tuple[Array, tuple[Array, Array]]:

@@ -133,6 +133,14 @@ def _erf_first(x: Array) -> Array:
     return 2 * jnp.pi**-0.5 * jnp.exp(-x * x)
 
 
+def _minus_sin(x: Array) -> Array:
+    return -jnp.sin(x)
+
+
+def _minus_cos(x: Array) -> Array:
+    return -jnp.cos(x)
+
+
 def _elu_first(x: Array) -> Array:
     return jnp.where(x > 0, 1, jnp.exp(jnp.minimum(x, 0)))
 
@@ -181,8 +189,8 @@ PRIMITIVES = {
     "log1p": Curve(jnp.log1p, lambda x: 1 / (1 + x), lambda x: -((1 + x) ** -2), pole=-1.0, above_pole=True),
     "sqrt": Curve(jnp.sqrt, lambda x: 0.5 * x**-0.5, lambda x: -0.25 * x**-1.5, pole=0.0, above_pole=True),
     "rsqrt": Curve(jax.lax.rsqrt, lambda x: -0.5 * x**-1.5, lambda x: 0.75 * x**-2.5, pole=0.0, above_pole=True),
-    "sin": Curve(jnp.sin, jnp.cos, lambda x: -jnp.sin(x), is_periodic=True),
-    "cos": Curve(jnp.cos, lambda x: -jnp.sin(x), lambda x: -jnp.cos(x), is_periodic=True),
+    "sin": Curve(jnp.sin, jnp.cos, _minus_sin, is_periodic=True),
+    "cos": Curve(jnp.cos, _minus_sin, _minus_cos, is_periodic=True),
     "erf": Curve(erf, _erf_first, lambda x: -2 * x * _erf_first(x), (0.0,), (-(0.5**0.5), 0.5**0.5)),
     "erfc": Curve(
         jax.lax.erfc, lambda x: -_erf_first(x), lambda x: 2 * x * _erf_first(x), (0.0,), (-(0.5**0.5), 0.5**0.5)

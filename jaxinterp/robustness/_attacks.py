@@ -2,18 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, interpreters, tree
-from jaxinterp.derivatives import jacobian
+from jaxinterp.derivatives import Norm, jacobian, projected_ascent
 from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.robustness._events import restricted_margins, same_prediction
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree, ScalarFn
-
-Norm = Literal["l2", "linf"]
 
 
 @jax.tree_util.register_dataclass
@@ -73,10 +70,10 @@ def pgd(
     r"""Projected gradient ascent: returns `(key, *args, radius) -> Attack`, the largest f found in a ball around x.
 
     :math:`x \leftarrow \Pi\bigl(x + \eta r\, d\bigr)` with d the gradient over its norm ("l2") or its sign ("linf"),
-    and Π the projection on the ball, then on the box from `low` to `high`, which should hold x. The first run starts at x, the others at
-    random points on the sphere (corners of the cube); the best point of all steps and runs is returned. The ball is
-    kept up to the rounding of x. From an input of pure noise, with the log-probability of a class for f, it makes
-    fooling inputs: nonsense that the network is sure of (Nguyen, Yosinski & Clune, 2015).
+    and Π the projection on the ball, then on the box from `low` to `high`, which should hold x. The first run starts at
+    x, the others at random points on the sphere (corners of the cube); the best point of all steps and runs is
+    returned. The ball is kept up to the rounding of x. From an input of pure noise, with the log-probability of a class
+    for f, it makes fooling inputs: nonsense that the network is sure of (Nguyen, Yosinski & Clune, 2015).
 
     Args:
       f: what is raised, such as `heads.cross_entropy(logits)`.
@@ -109,29 +106,17 @@ def pgd(
         key = checks.key("pgd", key)
         g, x = restrict_scalar("pgd", f, argnums, args)
         reach = checks.distance("radius", radius)
-        inside = _projection(x, reach, norm, low, high)
-        ascend = interpreters.loop_safe(jax.value_and_grad(g))
-
-        def run(index: Array) -> tuple[Array, PyTree]:
-            share = jnp.where(index == 0, 0.0, 1.0) * reach
-            first = inside(tree.axpy(share, _direction(tree.normal_like(jax.random.fold_in(key, index), x), norm), x))
-
-            def step(_: Array, state: tuple[PyTree, PyTree, Array]) -> tuple[PyTree, PyTree, Array]:
-                point, best, most = state
-                value, slope = ascend(point)
-                best = jax.tree.map(lambda a, b: jnp.where(value > most, a, b), point, best)
-                return inside(tree.axpy(step_size * reach, _direction(slope, norm), point)), best, jnp.fmax(most, value)
-
-            lowest = jnp.full((), -jnp.inf, jax.eval_shape(g, x).dtype)
-            point, best, most = jax.lax.fori_loop(0, num_steps, step, (first, first, lowest))
-            value = g(point)
-            best = jax.tree.map(lambda a, b: jnp.where(value > most, a, b), point, best)
-            return jnp.fmax(most, value), best
-
-        values, points = jax.lax.map(run, jnp.arange(num_restarts, dtype=jnp.int32))
-        chosen = jnp.argmax(values)
-        point = jax.tree.map(lambda a: a[chosen], points)
-        value = jnp.where(jnp.isneginf(values[chosen]), g(point), values[chosen])  # NaN where all of them were
+        point, value = projected_ascent(
+            key,
+            g,
+            x,
+            reach,
+            norm=norm,
+            step_size=step_size,
+            num_steps=num_steps,
+            num_restarts=num_restarts,
+            box=(low, high),
+        )
         return Attack(point, value, tree.norm(tree.sub(point, x)))
 
     return attack
@@ -261,39 +246,3 @@ def boundary_distance(
         return jnp.where(found, high, jnp.inf) * jnp.where(is_known, 1.0, jnp.nan)
 
     return distance
-
-
-def _direction(slope: PyTree, norm: Norm) -> PyTree:
-    """The unit vector along which a linear function rises most."""
-    if norm == "linf":
-        return jax.tree.map(jnp.sign, slope)
-    length = tree.norm(slope)
-    return tree.scale(1 / jnp.where(length == 0, jnp.ones_like(length), length), slope)
-
-
-def _projection(x: PyTree, radius: Array, norm: Norm, low: PyTree, high: PyTree) -> Callable[[PyTree], PyTree]:
-    lowest = None if low is None else tree.broadcast_prefix("low", low, x)
-    highest = None if high is None else tree.broadcast_prefix("high", high, x)
-    if lowest is not None and highest is not None:
-        for a, b in zip(jax.tree.leaves(lowest), jax.tree.leaves(highest), strict=True):
-            ends = checks.concrete(a), checks.concrete(b)
-            if ends[0] is not None and ends[1] is not None and (ends[0] > ends[1]).any():
-                raise ValueError(f"`low` of `pgd` must not be above `high`; got {low} and {high}.")
-
-    def inside(point: PyTree) -> PyTree:
-        change = tree.sub(point, x)
-        if norm == "linf":
-            change = jax.tree.map(lambda c: jnp.clip(c, -radius.astype(c.dtype), radius.astype(c.dtype)), change)
-        else:
-            length = tree.norm(change)
-            reach = radius.astype(length.dtype)
-            within = length <= reach
-            change = tree.scale(jnp.where(within, 1.0, reach / jnp.where(within, 1.0, length)), change)
-        point = tree.add(x, change)
-        if lowest is not None:
-            point = jax.tree.map(jnp.maximum, point, lowest)
-        if highest is not None:
-            point = jax.tree.map(jnp.minimum, point, highest)
-        return point
-
-    return inside

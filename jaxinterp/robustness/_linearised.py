@@ -236,7 +236,7 @@ def _probability(cdf: CDF, margins: Array, rows: Array) -> Robustness:
 
 
 def _ratio(margins: Array, scale: Array) -> Array:
-    """Returns margins / scale; where the scale is 0 a constant: infinite, and positive for a tie, which counts as kept."""
+    """Returns margins / scale; where that is 0 a constant: infinite, and positive for a tie, which counts as kept."""
     is_zero = scale == 0
     signs = jnp.where(margins == 0, jnp.ones_like(margins), margins)
     limit = jax.lax.stop_gradient(signs * jnp.inf)

@@ -171,7 +171,7 @@ def test_nan_is_no_boundary_far_away():
 
 
 def test_a_box_that_is_empty():
-    with pytest.raises(ValueError, match="`low` of `pgd` must not be above `high`; got 1.0 and 0.0"):
+    with pytest.raises(ValueError, match=r"`low` must not be above `high`; got 1\.0 and 0\.0"):
         robustness.pgd(sloped)(jax.random.key(0), jnp.zeros(3), radius=1.0, low=1.0, high=0.0)
 
 

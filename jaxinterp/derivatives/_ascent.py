@@ -1,0 +1,106 @@
+"""Ascent of a function in a ball: what attacks, and the search for steep or curved places, have in common."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxinterp import checks, interpreters, tree
+from jaxinterp.typing import Array, Key, PyTree
+
+Norm = Literal["l2", "linf"]
+
+
+def projected_ascent(
+    key: Key,
+    g: Callable[[PyTree], Array],
+    x: PyTree,
+    radius: Array,
+    *,
+    norm: Norm = "l2",
+    step_size: float = 0.125,
+    num_steps: int = 20,
+    num_restarts: int = 1,
+    box: tuple[PyTree, PyTree] = (None, None),
+) -> tuple[PyTree, Array]:
+    r"""The point of a ball around x where g was largest on the way, and g there.
+
+    :math:`x \leftarrow \Pi\bigl(x + \eta r\, d\bigr)` with d the gradient over its norm ("l2") or its sign ("linf"),
+    and Π the projection on the ball, then on the box. The first run starts at x, the others at random points on the
+    sphere (corners of the cube).
+
+    Args:
+      key: random key.
+      g: a scalar function of x alone.
+      x: the centre, a pytree of floating-point arrays.
+      radius: r, a scalar.
+      norm: of the ball.
+      step_size: η, in units of the radius.
+      num_steps: of each run.
+      num_restarts: how many runs.
+      box: the least and the greatest values, pytree prefixes of x, or `None`.
+
+    >>> point, value = projected_ascent(jax.random.key(0), lambda x: 3 * x[0], jnp.zeros(2), jnp.asarray(1.0))
+    >>> round(float(value), 3)
+    3.0
+    """
+    inside = _projection(x, radius, norm, *box)
+    ascend = interpreters.loop_safe(jax.value_and_grad(g))
+
+    def run(index: Array) -> tuple[Array, PyTree]:
+        share = jnp.where(index == 0, 0.0, 1.0) * radius
+        first = inside(tree.axpy(share, _direction(tree.normal_like(jax.random.fold_in(key, index), x), norm), x))
+
+        def step(_: Array, state: tuple[PyTree, PyTree, Array]) -> tuple[PyTree, PyTree, Array]:
+            point, best, most = state
+            value, slope = ascend(point)
+            best = jax.tree.map(lambda a, b: jnp.where(value > most, a, b), point, best)
+            return inside(tree.axpy(step_size * radius, _direction(slope, norm), point)), best, jnp.fmax(most, value)
+
+        lowest = jnp.full((), -jnp.inf, jax.eval_shape(g, x).dtype)
+        point, best, most = jax.lax.fori_loop(0, num_steps, step, (first, first, lowest))
+        value = g(point)
+        best = jax.tree.map(lambda a, b: jnp.where(value > most, a, b), point, best)
+        return jnp.fmax(most, value), best
+
+    values, points = jax.lax.map(run, jnp.arange(num_restarts, dtype=jnp.int32))
+    chosen = jnp.argmax(values)
+    point = jax.tree.map(lambda a: a[chosen], points)
+    return point, jnp.where(jnp.isneginf(values[chosen]), g(point), values[chosen])  # NaN where all of them were
+
+
+def _direction(slope: PyTree, norm: Norm) -> PyTree:
+    """The unit vector along which a linear function rises most."""
+    if norm == "linf":
+        return jax.tree.map(jnp.sign, slope)
+    length = tree.norm(slope)
+    return tree.scale(1 / jnp.where(length == 0, jnp.ones_like(length), length), slope)
+
+
+def _projection(x: PyTree, radius: Array, norm: Norm, low: PyTree, high: PyTree) -> Callable[[PyTree], PyTree]:
+    lowest = None if low is None else tree.broadcast_prefix("low", low, x)
+    highest = None if high is None else tree.broadcast_prefix("high", high, x)
+    if lowest is not None and highest is not None:
+        for a, b in zip(jax.tree.leaves(lowest), jax.tree.leaves(highest), strict=True):
+            ends = checks.concrete(a), checks.concrete(b)
+            if ends[0] is not None and ends[1] is not None and (ends[0] > ends[1]).any():
+                raise ValueError(f"`low` must not be above `high`; got {low} and {high}.")
+
+    def inside(point: PyTree) -> PyTree:
+        change = tree.sub(point, x)
+        if norm == "linf":
+            change = jax.tree.map(lambda c: jnp.clip(c, -radius.astype(c.dtype), radius.astype(c.dtype)), change)
+        else:
+            length = tree.norm(change)
+            reach = radius.astype(length.dtype)
+            within = length <= reach
+            change = tree.scale(jnp.where(within, 1.0, reach / jnp.where(within, 1.0, length)), change)
+        point = tree.add(x, change)
+        if lowest is not None:
+            point = jax.tree.map(jnp.maximum, point, lowest)
+        if highest is not None:
+            point = jax.tree.map(jnp.minimum, point, highest)
+        return point
+
+    return inside

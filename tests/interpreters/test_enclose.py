@@ -1,0 +1,45 @@
+"""Bounds put together: what is asked of the function, and the walk without its matrices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxinterp.interpreters import enclose
+
+DTYPE = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8)) / 2, DTYPE)
+
+
+def network(x):
+    for w in WEIGHTS:
+        x = jnp.tanh(jnp.dot(x, w))
+    return jnp.sum(x)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def standard():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def enclosed(radius=1e-3, max_elements=2**20, is_box=False):
+    x = jnp.asarray(np.random.default_rng(1).normal(size=8), DTYPE)
+    return enclose("example", network, x, jnp.asarray(radius, DTYPE), is_box, max_elements)
+
+
+def test_adjoints_take_the_place_of_the_matrices():
+    """Without matrices between layers the last sum is still one with derivatives at the centre: near the truth."""
+    tight, loose = enclosed(), enclosed(max_elements=1)
+    assert float(tight.lipschitz[1]) <= float(loose.lipschitz[1]) <= 1.05 * float(loose.lipschitz[0])
+
+
+def test_a_box_is_inside_the_ball_of_its_corners():
+    box, ball = enclosed(0.01, is_box=True), enclosed(0.01 * 8**0.5)
+    assert float(box.lipschitz[1]) <= float(ball.lipschitz[1]) * (1 + 1e-6)
+    assert float(box.value[1]) <= float(ball.value[1]) + 1e-6
+
+
+def test_one_array_is_asked_for():
+    with pytest.raises(TypeError, match="`example` needs a function that returns one floating-point array"):
+        enclose("example", lambda x: jnp.argmax(x), jnp.ones(2), jnp.ones(()), False, 10)
