@@ -135,7 +135,7 @@ def point(seed):
     return np.random.default_rng(100 + seed).normal(size=INPUTS)
 
 
-@pytest.mark.core
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 @pytest.mark.parametrize("radius", [1e-3, 0.1, 2.0])
 def test_nothing_exceeds_the_bounds(name, radius):
@@ -209,7 +209,7 @@ def test_an_affine_function_has_the_bounds_it_attains(radius):
         np.testing.assert_allclose(found.value.upper - found.value.lower, 2 * rows, rtol=1e-4)
 
 
-@pytest.mark.core
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - {"pooled", "kinked", "relu"}))
 def test_they_tend_to_the_truth_as_the_radius_goes_to_zero(name):
     found = compiled(name)(jnp.asarray(point(5), DTYPE), 1e-5)
