@@ -1,16 +1,19 @@
 """The application: experiments, the command line and reports. `configs/` is written with the names here."""
 
-from jaxinterp.app._config import MLP as MLP
+from jaxinterp.app._components import MLP as MLP
+from jaxinterp.app._components import ActivationCurvature as ActivationCurvature
+from jaxinterp.app._components import ConvNet as ConvNet
+from jaxinterp.app._components import GradientNorm as GradientNorm
+from jaxinterp.app._components import LowCurvatureConvNet as LowCurvatureConvNet
+from jaxinterp.app._components import NormalisationSlope as NormalisationSlope
 from jaxinterp.app._config import SGD as SGD
 from jaxinterp.app._config import AdamW as AdamW
 from jaxinterp.app._config import BreastCancer as BreastCancer
-from jaxinterp.app._config import ConvNet as ConvNet
 from jaxinterp.app._config import Digits as Digits
 from jaxinterp.app._config import Experiment as Experiment
 from jaxinterp.app._config import Explain as Explain
 from jaxinterp.app._config import Files as Files
 from jaxinterp.app._config import Gates as Gates
-from jaxinterp.app._config import GradientNorm as GradientNorm
 from jaxinterp.app._config import Measure as Measure
 from jaxinterp.app._config import Training as Training
 from jaxinterp.app._methods import METHODS as METHODS

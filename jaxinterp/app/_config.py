@@ -10,14 +10,18 @@ import pathlib
 from typing import Any, Literal
 
 import jax
-from flax import nnx
 
-from jaxinterp import data, models, penalties, sparsity, training
+from jaxinterp import data, sparsity, training
+from jaxinterp.app._components import (
+    MLP,
+    ActivationCurvature,
+    ConvNet,
+    GradientNorm,
+    LowCurvatureConvNet,
+    NormalisationSlope,
+)
 from jaxinterp.app._fields import (
-    ACTIVATIONS,
     GRANULARITIES,
-    HEADS,
-    Activation,
     Count,
     Fraction,
     Granularity,
@@ -72,49 +76,6 @@ class Files:
         """Loads the data."""
         readers = {"mnist": data.mnist, "cifar10": data.cifar10, "cifar100": data.cifar100, "npz": data.npz}
         return readers[self.format](jax.random.key(self.split_seed), self.path)
-
-
-@dataclasses.dataclass(frozen=True)
-class MLP:
-    """A fully connected network."""
-
-    widths: tuple[Count, ...] = (64, 64)
-    """Units of the hidden layers."""
-    activation: Activation = "gelu"
-    """The nonlinearity; a ReLU network has no curvature to measure."""
-
-    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
-        """Makes the network with its initial parameters."""
-        return models.MLP(
-            dataset.shape,
-            widths=self.widths,
-            num_classes=dataset.num_classes,
-            activation=ACTIVATIONS[self.activation],
-            rngs=nnx.Rngs(seed),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvNet:
-    """A convolutional network for images."""
-
-    widths: tuple[Count, ...] = (16, 32)
-    """Channels of the blocks; each block after the first halves the resolution."""
-    batch_norm: bool = False
-    """Whether convolutions are followed by batch normalisation."""
-    activation: Activation = "gelu"
-    """The nonlinearity; a ReLU network has no curvature to measure."""
-
-    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
-        """Makes the network with its initial parameters."""
-        return models.ConvNet(
-            dataset.shape,
-            widths=self.widths,
-            num_classes=dataset.num_classes,
-            batch_norm=self.batch_norm,
-            activation=ACTIVATIONS[self.activation],
-            rngs=nnx.Rngs(seed),
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,22 +152,6 @@ class Gates:
 
 
 @dataclasses.dataclass(frozen=True)
-class GradientNorm:
-    """Penalty on the squared norm of the input gradient."""
-
-    weight: NonNegative = 1.0
-    """Its weight in the loss."""
-    head: Head = "cross_entropy"
-    """What is differentiated, at the true class."""
-
-    def build(self) -> training.WeightedPenalty:
-        """Makes the penalty."""
-        return training.WeightedPenalty(
-            "squared_gradient_norm", penalties.input_gradient_norm(HEADS[self.head]), self.weight
-        )
-
-
-@dataclasses.dataclass(frozen=True)
 class Training:
     """How long, in what pieces, and what is kept."""
 
@@ -273,13 +218,13 @@ class Experiment:
 
     data: Digits | BreastCancer | Files
     """The dataset."""
-    model: MLP | ConvNet
+    model: MLP | ConvNet | LowCurvatureConvNet
     """The network."""
     optimizer: AdamW | SGD = AdamW()
     """The optimiser."""
     gates: tuple[Gates, ...] = ()
     """Gates on parameters; may be empty."""
-    penalties: tuple[GradientNorm, ...] = ()
+    penalties: tuple[GradientNorm | ActivationCurvature | NormalisationSlope, ...] = ()
     """Penalties on smoothness; may be empty."""
     training: Training = Training()
     """Length and pieces of training."""

@@ -8,6 +8,10 @@ from jaxinterp.models._function import as_training_function as as_training_funct
 from jaxinterp.models._generate import generate as generate
 from jaxinterp.models._llama import Llama as Llama
 from jaxinterp.models._llama2c import llama_from_llama2c as llama_from_llama2c
+from jaxinterp.models._low_curvature import CentredSoftplus as CentredSoftplus
+from jaxinterp.models._low_curvature import LipschitzBatchNorm as LipschitzBatchNorm
+from jaxinterp.models._low_curvature import LowCurvatureConvNet as LowCurvatureConvNet
+from jaxinterp.models._low_curvature import SpectralConv as SpectralConv
 from jaxinterp.models._mlp import MLP as MLP
 from jaxinterp.models._resnet import ResNet as ResNet
 from jaxinterp.models._resnet import resnet_from_torch as resnet_from_torch

@@ -64,15 +64,20 @@ class ConvNet(nnx.Module):
                 f"{tuple(input_shape)}; use `MLP` for other data."
             )
         height, width, channels = input_shape
+        self.batch_norm, self.activation = batch_norm, activation
         self.num_blocks = len(widths)
         for i, features in enumerate(widths):
             stride = 1 if i == 0 else 2
-            block = ConvBlock(
-                channels, features, stride=stride, batch_norm=batch_norm, activation=activation, rngs=rngs
-            )
-            setattr(self, f"blocks_{i}", block)
+            setattr(self, f"blocks_{i}", self.block(channels, features, stride, (height, width), rngs))
             height, width, channels = -(-height // stride), -(-width // stride), features
         self.head = nnx.Linear(height * width * channels, num_classes, rngs=rngs)
+
+    def block(self, channels: int, features: int, stride: int, image: tuple[int, int], rngs: nnx.Rngs) -> nnx.Module:
+        """One block for images of that height and width."""
+        del image  # these blocks do not depend on it
+        return ConvBlock(
+            channels, features, stride=stride, batch_norm=self.batch_norm, activation=self.activation, rngs=rngs
+        )
 
     def __call__(self, x: Array) -> Array:
         """Maps a batch of images to a batch of logits."""
