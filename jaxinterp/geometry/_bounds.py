@@ -47,7 +47,7 @@ def bounds(
     argnums: int | tuple[int, ...] = 0,
     *,
     norm: Literal["l2", "linf"] = "l2",
-    max_elements: int = 2**25,
+    telescoping: bool = True,
 ) -> Callable[..., Bounds]:
     r"""Certified bounds: returns `(*args, radius) -> Bounds` of f, its Jacobian and its second derivative over a ball.
 
@@ -68,14 +68,15 @@ def bounds(
     its own counts by its values. Bounds hold in real arithmetic, and rounding is allowed for by 64 units in the last
     place, and by 4 for each linear equation: in float32 they are not a proof against its rounding.
 
-    The memory: inputs times the largest array, and one matrix between each two nonlinear equations.
+    The memory: inputs times the largest array.
 
     Args:
       f: a function that returns one array; only supported primitives may depend on the input.
       argnums: the argument, or several, that varies; the norm is that of all together.
       norm: of the ball. The derivatives are measured in the Euclidean norm in both cases.
-      max_elements: of the matrices between nonlinear equations; a program that needs more gets bounds by products of
-        norms between them, which are valid but loose.
+      telescoping: whether the derivatives between all pairs of nonlinear equations are looked at, which takes one
+        product with a derivative of the program, twice, for each entry of each nonlinear equation. Without it changes
+        are passed on from layer to layer by norms: fast, valid, and loose beyond a few layers.
 
     Returns:
       A function of f's arguments and the keyword `radius` (>= 0, in the units of x; infinite for global bounds).
@@ -94,12 +95,11 @@ def bounds(
     (2.2361, 2.246)
     """
     checks.one_of("norm", norm, ("l2", "linf"))
-    checks.positive_integer("max_elements", max_elements)
 
     def bounded(*args: PyTree, radius: Array | float) -> Bounds:
         g, x = interpreters.restrict("bounds", f, argnums, args)
         enclosed = interpreters.enclose(
-            "bounds", g, x, checks.distance("radius", radius, finite=False), norm == "linf", max_elements
+            "bounds", g, x, checks.distance("radius", radius, finite=False), norm == "linf", telescoping
         )
         return Bounds(Bracket(*enclosed.value), Bracket(*enclosed.lipschitz), Bracket(*enclosed.curvature))
 

@@ -11,8 +11,7 @@ it writes. :math:`M_k` is taken at the centre, so no product of norms over the d
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax.numpy as jnp
 from jax import lax
@@ -20,26 +19,26 @@ from jax import lax
 from jaxinterp import tree
 from jaxinterp.interpreters import _ir
 from jaxinterp.interpreters._enclosures import (
-    INPUT,
     Bend,
     Enclosure,
-    Predicate,
     choice,
     curve,
     elementwise,
+    length,
     linear,
     node_choice,
     product,
     range_of_product,
+    times,
 )
 from jaxinterp.interpreters._graph import Graph, Node
 from jaxinterp.interpreters._linearity import is_linear
-from jaxinterp.interpreters._operators import Operator, with_infinity
-from jaxinterp.interpreters._sharpening import anchored, sharpened
+from jaxinterp.interpreters._operators import Operator, root, with_infinity
+from jaxinterp.interpreters._predicates import Predicate, predicate
+from jaxinterp.interpreters._sharpening import anchored
+from jaxinterp.interpreters._streams import Known, Stream, read_by
 from jaxinterp.interpreters._templates import canonical, curves
 from jaxinterp.typing import Array, PyTree
-
-COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +47,29 @@ class Walk:
 
     Attributes:
       program: the program, in few primitives.
-      output: what it returns.
-      bends: its nonlinear equations by slot, in order.
-      writes: the variable that each writes.
-      is_complete: whether the derivatives between nonlinear equations were kept.
+      known: its known functions.
+      order: the nodes that were walked.
+      values: of all variables, at the centre.
+      output: the enclosure of what it returns.
+      bends: its nonlinear equations, in order, by the variable that each writes.
+      adjoints: of each nonlinear equation, the derivative of the output at the centre with respect to what is added to
+        its result, [entries, *output shape]; empty without telescoping.
     """
 
     program: Graph
+    known: Known
+    order: list[Node]
+    values: dict[int, Array]
     output: Enclosure
     bends: dict[int, Bend]
-    writes: dict[int, int]
-    is_complete: bool
+    adjoints: dict[int, Array]
+
+    def stream(self, source: int, targets: Iterable[int]) -> Stream:
+        """The derivatives of some variables with respect to one."""
+        return Stream(self.program, self.known, self.order, self.values, source, targets)
 
 
-def walk(f: Callable[[PyTree], Array], x: PyTree, radius: Array, spread: Array, max_elements: int) -> Walk:
+def walk(f: Callable[[PyTree], Array], x: PyTree, radius: Array, spread: Array, telescoping: bool) -> Walk:
     """Encloses f over the ball of Euclidean `radius` around x, no entry of which moves by more than `spread`.
 
     Args:
@@ -69,30 +77,27 @@ def walk(f: Callable[[PyTree], Array], x: PyTree, radius: Array, spread: Array, 
       x: a pytree of floating-point arrays.
       radius: a scalar, that may be infinite.
       spread: a scalar.
-      max_elements: of the derivatives between nonlinear equations that are kept together; beyond it they are bounded by
-        products of norms.
+      telescoping: whether changes of the Jacobian are bounded by the telescoping sum, and not from layer to layer only.
     """
     program, leaves = canonical(f, x)
     program = program.unstopped()
     known = curves(program)
     order = _needed(program, known)
-    units = [math.prod(program.avals[v].shape) for node in order for v in node.outputs if _bends(program, known, node)]
-    is_complete = sum(units) ** 2 <= 2 * max_elements
-    walker = _Walker(program, known, radius, is_complete)
-    walker.enter(leaves, spread)
-    last = {v: i for i, node in enumerate(order) for v in _read(known, node)}
-    for i, node in enumerate(order):
-        walker.step(node)
-        for v in _read(known, node):
-            if last[v] == i and v not in program.outputs:
-                walker.found.pop(v, None)
     (out,) = program.outputs
-    return Walk(program, walker.sharpened(walker.read(out)), walker.bends, walker.writes, is_complete)
-
-
-def _read(known: dict, node: Node) -> tuple[int, ...]:
-    out = node.outputs[0] if node.outputs else None
-    return (known[out][0],) if out in known else node.inputs
+    values = program.evaluate(leaves)
+    sharp = [v for node in order if _bends(program, known, node) for v in read_by(known, node)]
+    walker = _Walker(Walk(program, known, order, values, _constant(jnp.asarray(values[out])), {}, {}), radius)
+    walker.enter(leaves, spread)
+    last = {v: i for i, node in enumerate(order) for v in read_by(known, node)}
+    for i, node in enumerate(order):
+        before = len(walker.bends)
+        walker.step(node)
+        if len(walker.bends) > before and telescoping:
+            walker.telescope(node.outputs[0], [*(v for v in sharp if last[v] > i), out])
+        for v in read_by(known, node):
+            if last[v] == i and v != out:
+                walker.found.pop(v, None)
+    return dataclasses.replace(walker.walk, output=walker.sharpened(out), bends=walker.bends, adjoints=walker.adjoints)
 
 
 def _needed(program: Graph, known: dict) -> list[Node]:
@@ -102,7 +107,7 @@ def _needed(program: Graph, known: dict) -> list[Node]:
         if wanted.isdisjoint(node.outputs) or not program.dependent_inputs(node):
             continue
         order.append(node)
-        wanted.update(_read(known, node))
+        wanted.update(read_by(known, node))
     return order[::-1]
 
 
@@ -114,30 +119,29 @@ def _bends(program: Graph, known: dict, node: Node) -> bool:
 
 def _constant(value: Array) -> Enclosure:
     dtype = tree.accumulator(value.dtype)
-    return Enclosure(value, value.astype(dtype), {}, jnp.zeros((4, *value.shape), dtype), jnp.zeros((3,), dtype), True)
-
-
-def _certain(value: Array) -> Predicate:
-    return Predicate(value, jnp.ones(jnp.shape(value), bool))
+    return Enclosure(
+        value, value.astype(dtype), None, jnp.zeros((4, *value.shape), dtype), jnp.zeros((3,), dtype), True
+    )
 
 
 class _Walker:
     """Walks through a program node by node."""
 
-    def __init__(self, program: Graph, known: dict, radius: Array, is_complete: bool) -> None:
-        self.program = program
-        self.known = known
+    def __init__(self, walk: Walk, radius: Array) -> None:
+        self.walk = walk
+        self.program = walk.program
+        self.known = walk.known
+        self.values = walk.values
         self.radius = radius
-        self.is_complete = is_complete
-        self.values: dict[int, Array] = {}
         self.found: dict[int, Enclosure] = {}
         self.predicates: dict[int, Predicate] = {}
         self.bends: dict[int, Bend] = {}
-        self.writes: dict[int, int] = {}
+        self.adjoints: dict[int, Array] = {}
+        self.changes: dict[int, tuple[Array, Array]] = {}
+        self.is_telescoping = False
 
     def enter(self, leaves: Sequence[Array], spread: Array) -> None:
         """The input itself."""
-        self.values = self.program.start(leaves)
         sizes = [leaf.size for leaf in leaves]
         start, total = 0, sum(sizes)
         for v, leaf, size in zip(self.program.inputs, leaves, sizes, strict=True):
@@ -146,8 +150,8 @@ class _Walker:
             ones, zeros = jnp.ones(leaf.shape, dtype), jnp.zeros(leaf.shape, dtype)
             rows = jnp.stack([jnp.broadcast_to(spread.astype(dtype), leaf.shape), ones, zeros, zeros])
             norms = jnp.asarray([1.0, 0.0, 0.0], dtype)
-            identity = {INPUT: tangents.reshape(total, *leaf.shape)}
-            self.found[v] = Enclosure(leaf, leaf.astype(dtype), identity, rows, norms, True)
+            tangent = tangents.reshape(total, *leaf.shape)
+            self.found[v] = Enclosure(leaf, leaf.astype(dtype), tangent, rows, norms, True)
             start += size
 
     def read(self, v: int) -> Enclosure:
@@ -160,21 +164,21 @@ class _Walker:
         out = node.outputs[0]
         if out in self.known:
             source, known = self.known[out]
-            operand = self.sharpened(self.read(source))
+            operand = self.sharpened(source)
             ends = known.range(operand.low, operand.high)
-            self.bend(out, *elementwise(known.value(operand.centre), ends, *curve(known, operand)))
+            self.bend(node, *elementwise(self.values[out], ends, *curve(known, operand)))
             return
         if not jnp.issubdtype(self.program.avals[out].dtype, jnp.floating):
-            self.predicates[out] = self.predicate(node)
+            self.predicates[out] = predicate(self.program, node, self.read, self.predicates, self.values)
             return
         moving = [v in self.program.dependent for v in node.inputs]
         if node.name == "stop_gradient":
             held = self.read(node.inputs[0])
             rows = held.rows.at[1:].set(0)
-            self.found[out] = Enclosure(held.centre, held.middle, {}, rows, jnp.zeros_like(held.norms), False)
+            self.found[out] = Enclosure(held.centre, held.middle, None, rows, jnp.zeros_like(held.norms), False)
         elif node.name == "mul" and all(moving):
-            a, b = (self.sharpened(self.read(v)) for v in node.inputs)
-            self.bend(out, *elementwise(a.centre * b.centre, range_of_product(a, b), *product(a, b)))
+            a, b = (self.sharpened(v) for v in node.inputs)
+            self.bend(node, *elementwise(self.values[out], range_of_product(a, b), *product(a, b)))
         elif node.name in ("max", "min"):
             self.extreme(node)
         elif node.name == "select_n" and moving[0]:
@@ -194,71 +198,75 @@ class _Walker:
         """A linear node."""
         constants = {i: self.values[v] for i, v in enumerate(node.inputs) if v not in self.program.dependent}
         operands = [self.read(v) for v in node.inputs if v in self.program.dependent]
-        given = [self.read(v) if v in self.program.dependent else None for v in node.inputs]
-        centres = node(*[self.values[v] if z is None else z.centre for v, z in zip(node.inputs, given, strict=True)])
-        middles = node(
-            *[
-                self.values[v] if z is None else z.middle.astype(z.centre.dtype)
-                for v, z in zip(node.inputs, given, strict=True)
-            ]
-        )
+        inputs = [v in self.program.dependent for v in node.inputs]
+        held = [self.read(v).middle if moves else self.values[v] for v, moves in zip(node.inputs, inputs, strict=True)]
+        middles = node(*[h.astype(jnp.result_type(self.values[v])) for h, v in zip(held, node.inputs, strict=True)])
         for output, v in enumerate(node.outputs):
-            self.found[v] = linear(Operator(node, constants, output), operands, centres[output], middles[output])
+            operator = Operator(node, constants, output)
+            self.found[v] = linear(operator, operands, self.values[v], middles[output])
 
-    def bend(self, out: int, enclosure: Enclosure, bend: Bend) -> None:
-        """Notes a nonlinear equation, and gives what may be added to its result a slot."""
-        slot = len(self.bends) + 1
-        if self.is_complete:
-            size = enclosure.centre.size
-            unit = jnp.eye(size, dtype=enclosure.rows.dtype).reshape(size, *enclosure.centre.shape)
-            enclosure = dataclasses.replace(enclosure, tangents={**enclosure.tangents, slot: unit})
-        else:
-            bare = [dataclasses.replace(p, operand=dataclasses.replace(p.operand, tangents={})) for p in bend.partials]
-            bend = dataclasses.replace(bend, partials=tuple(bare), candidates=None)
-        self.bends[slot] = bend
-        self.writes[slot] = out
-        self.found[out] = enclosure
+    def bend(self, node: Node, enclosure: Enclosure, bend: Bend) -> None:
+        """Notes a nonlinear equation; what it keeps of its operands needs no tangents."""
+        bare = [dataclasses.replace(p, operand=dataclasses.replace(p.operand, tangent=None)) for p in bend.partials]
+        sources = [v for v in read_by(self.known, node) if v in self.program.active]
+        self.bends[node.outputs[0]] = dataclasses.replace(bend, partials=tuple(bare), sources=tuple(sources))
+        self.found[node.outputs[0]] = enclosure
 
-    def sharpened(self, z: Enclosure) -> Enclosure:
-        """The same enclosure with what the derivatives at the centre say."""
-        return sharpened(z, self.bends, self.radius) if self.is_complete or not self.bends else anchored(z, self.radius)
+    def telescope(self, source: int, targets: Iterable[int]) -> None:
+        """Adds what a change of a nonlinear equation's derivative can do to the Jacobians of later variables."""
+        self.is_telescoping = True
+        bend, stream = self.bends[source], self.walk.stream(source, targets)
+        (out,) = self.program.outputs
+        dtype = bend.rows.dtype
+        moved = bend.rows.reshape(-1)
+        steps = [(p.change.reshape(-1), p.operand.norms[0]) for p in bend.partials]
+        zeros = [jnp.zeros(self.program.avals[v].shape, dtype) for v in stream.reached]
+        initial = [(zero, [zero for _ in steps]) for zero in zeros]
 
-    def predicate(self, node: Node) -> Predicate:
-        """A comparison, or a combination of comparisons."""
-        if node.name in COMPARISONS:
-            a, b = (self.read(v) for v in node.inputs)
-            apart = (a.low > b.high) | (a.high < b.low)
-            same = node.inputs[0] == node.inputs[1]
-            return Predicate(node(a.centre, b.centre)[0], jnp.ones_like(apart) if same else apart)
-        if node.name == "is_finite":
-            a = self.read(node.inputs[0])
-            return Predicate(node(a.centre)[0], jnp.isfinite(a.rows[0]))
-        if node.name in ("and", "or", "not", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose"):
-            parts = [self.predicates.get(v) or _certain(self.values[v]) for v in node.inputs]
-            certain = [p.is_certain for p in parts]
-            together = certain[0] & certain[1] if len(parts) == 2 else certain[0]
-            is_certain = together if node.name in ("and", "or", "not") else node(together)[0]
-            return Predicate(node(*[p.centre for p in parts])[0], is_certain)
-        raise NotImplementedError(
-            f"Bounds know no rule for the primitive `{node.name}` of `{node.site()}`, which takes the input to dtype "
-            f"{self.program.avals[node.outputs[0]].dtype} ({_ir.source(node.equation)})."
-        )
+        def consume(carried: list, indices: Array, tangents: list[Array]) -> tuple[list, list[Array]]:
+            added = []
+            for (row, squares), tangent in zip(carried, tangents, strict=True):
+                to = jnp.abs(tangent.astype(dtype))
+                along = [jnp.expand_dims(w[indices], range(1, to.ndim)) for w in (moved, *(w for w, _ in steps))]
+                row = row + jnp.sum(times(to, along[0]), 0)
+                squares = [s + jnp.sum(times(to, w) ** 2, 0) for s, w in zip(squares, along[1:], strict=True)]
+                added.append((row, squares))
+            return added, [t for v, t in zip(stream.reached, tangents, strict=True) if v == out]
+
+        carried, to_output = stream.reduced(consume, initial)
+        if to_output:
+            self.adjoints[source] = to_output[0]
+        for v, (row, squares) in zip(stream.reached, carried, strict=True):
+            size = length(row)
+            if steps:
+                row = jnp.minimum(row, sum(times(root(s), norm) for s, (_, norm) in zip(squares, steps, strict=True)))
+                whole = sum(times(root(jnp.sum(s)), norm) for s, (_, norm) in zip(squares, steps, strict=True))
+                size = jnp.minimum(length(row), whole)
+            before = self.changes.get(v, (jnp.zeros_like(row), jnp.zeros((), dtype)))
+            self.changes[v] = (before[0] + row, before[1] + size)
+
+    def sharpened(self, v: int) -> Enclosure:
+        """The enclosure of an array, with what the derivatives at the centre say of it."""
+        z = self.read(v)
+        if not self.is_telescoping:
+            return anchored(z, self.radius)
+        nothing = (jnp.zeros(z.centre.shape, z.rows.dtype), jnp.zeros((), z.rows.dtype))
+        return anchored(z, self.radius, *self.changes.get(v, nothing))
 
     def extreme(self, node: Node) -> None:
         """The greater or the smaller of two arrays."""
-        a, b = (self.sharpened(self.read(v)) for v in node.inputs)
+        a, b = (self.sharpened(v) for v in node.inputs)
         unstable = (a.low <= b.high) & (a.high >= b.low)
         pick = jnp.maximum if node.name == "max" else jnp.minimum
         ends = pick(a.low, b.low), pick(a.high, b.high)
         chosen = node_choice(node, [a.centre, b.centre])
         self.bend(
-            node.outputs[0],
+            node,
             *choice(
-                node(a.centre, b.centre)[0],
+                self.values[node.outputs[0]],
                 [a, b],
                 chosen,
                 lambda arrays: jnp.maximum(*arrays),
-                lambda weight: [(a, weight), (b, weight)],
                 unstable,
                 ends,
             ),
@@ -267,8 +275,8 @@ class _Walker:
     def selected(self, node: Node) -> None:
         """One of several arrays, by a predicate that depends on the input."""
         which = self.predicates[node.inputs[0]]
-        cases = [self.sharpened(self.read(v)) for v in node.inputs[1:]]
-        centre = node(which.centre, *[c.centre for c in cases])[0]
+        cases = [self.sharpened(v) for v in node.inputs[1:]]
+        centre = self.values[node.outputs[0]]
         unstable = jnp.broadcast_to(~which.is_certain, centre.shape)
         lows, highs = [c.low for c in cases], [c.high for c in cases]
         low = jnp.where(unstable, jnp.min(jnp.stack(lows), 0), lax.select_n(which.centre, *lows))
@@ -276,13 +284,12 @@ class _Walker:
         ends = low, high
         taken = with_infinity(lambda arrays: node(which.centre, *[a.astype(centre.dtype) for a in arrays])[0])
         self.bend(
-            node.outputs[0],
+            node,
             *choice(
                 centre,
                 cases,
                 taken,
                 lambda arrays: jnp.max(jnp.stack(arrays), 0),
-                lambda weight: [(c, weight) for c in cases],
                 unstable,
                 ends,
             ),

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 
 from jaxinterp import tree
 from jaxinterp.interpreters._bounds import Walk, walk
-from jaxinterp.interpreters._enclosures import INPUT, Enclosure, length, times
-from jaxinterp.interpreters._graph import Node
+from jaxinterp.interpreters._enclosures import Enclosure, length, times
 from jaxinterp.interpreters._operators import singular_value
 from jaxinterp.interpreters._second_order import hessian_change
-from jaxinterp.interpreters._sharpening import sharpened, within
+from jaxinterp.interpreters._sharpening import within
 from jaxinterp.typing import Array, PyTree
 
 
@@ -32,7 +31,7 @@ class Enclosed:
 
 
 def enclose(
-    method: str, g: Callable[[PyTree], Array], x: PyTree, radius: Array, is_box: bool, max_elements: int
+    method: str, g: Callable[[PyTree], Array], x: PyTree, radius: Array, is_box: bool, telescoping: bool
 ) -> Enclosed:
     """Bounds of g over the Euclidean ball, or the box, of some radius around x.
 
@@ -42,16 +41,14 @@ def enclose(
       x: a pytree of floating-point arrays.
       radius: a scalar, which may be infinite.
       is_box: whether each entry moves by the radius.
-      max_elements: see `walk`.
+      telescoping: see `walk`.
     """
     shape = jax.eval_shape(g, x)
     if not isinstance(shape, jax.ShapeDtypeStruct) or not jnp.issubdtype(shape.dtype, jnp.floating):
         raise TypeError(f"`{method}` needs a function that returns one floating-point array; it returned {shape}.")
     around = radius * tree.size(x) ** 0.5 if is_box else radius
-    found = walk(g, x, around, radius, max_elements)
+    found = walk(g, x, around, radius, telescoping)
     output = found.output
-    if not found.is_complete:
-        output = sharpened(dataclasses.replace(output, tangents=_adjoints(found, x)), found.bends, around)
     dtype = output.rows.dtype
     margin = 64 * float(jnp.finfo(dtype).eps)
     bent_below, bent = _curvature(found, g, x, output)
@@ -60,7 +57,9 @@ def enclose(
     below, at_centre = singular_value(flat)
     if output.centre.size == 1:
         below = at_centre = length(flat)
-    norm = jnp.minimum(norm, at_centre + jnp.minimum(moved, times(around, bent)))
+    if output.is_exact:
+        moved = jnp.minimum(moved, times(around, bent))
+    norm = jnp.minimum(norm, at_centre + moved)
     middle, half = output.middle, output.rows[0]
     if output.is_exact:
         limit = jnp.minimum(times(around, norm), times(around, output.nominal()) + times(around**2 / 2, bent))
@@ -78,16 +77,15 @@ def _unknown_is_infinite(bound: Array) -> Array:
 
 
 def _jacobian(output: Enclosure, x: PyTree) -> Array:
-    tangent = output.tangents.get(INPUT)
-    if tangent is None:
+    if output.tangent is None:
         return jnp.zeros((tree.size(x), max(output.centre.size, 1)), output.rows.dtype)
-    return tangent.astype(output.rows.dtype).reshape(len(tangent), -1)
+    return output.tangent.astype(output.rows.dtype).reshape(len(output.tangent), -1)
 
 
 def _curvature(found: Walk, g: Callable[[PyTree], Array], x: PyTree, output: Enclosure) -> tuple[Array, Array]:
     """A lower and an upper bound of the norm of the second derivative."""
     by_norms = output.norms[2]
-    if not found.is_complete or not found.bends:
+    if not found.adjoints:
         return jnp.zeros_like(by_norms), by_norms
     flat, unravel = tree.ravel(x)
     hessians = jax.hessian(lambda v: jnp.ravel(g(unravel(v))).astype(flat.dtype))(flat)
@@ -96,24 +94,3 @@ def _curvature(found: Walk, g: Callable[[PyTree], Array], x: PyTree, output: Enc
     stacked = singular_value(hessians.reshape(-1, flat.size))[1] if len(hessians) > 1 else each[0]
     upper = jnp.minimum(stacked + length(change), jnp.minimum(length(most), by_norms))
     return jnp.max(below), jnp.maximum(upper, jnp.max(below))
-
-
-def _adjoints(found: Walk, x: PyTree) -> dict[int, Array]:
-    """The derivatives of the output at the centre with respect to what is added to each nonlinear equation."""
-    program, leaves = found.program, jax.tree.leaves(x)
-    slots = {v: slot for slot, v in found.writes.items()}
-    zeros = {slot: jnp.zeros(program.avals[v].shape, program.avals[v].dtype) for v, slot in slots.items()}
-
-    def at(added: dict[int, Array]) -> Array:
-        def visit(node: Node, operands: list) -> list:
-            results = node(*operands)
-            return [r + added[slots[v]] if v in slots else r for v, r in zip(node.outputs, results, strict=True)]
-
-        return jnp.ravel(program.evaluate(leaves, visit)[program.outputs[0]])
-
-    out, pull = jax.vjp(at, zeros)
-    rows = jax.vmap(lambda row: pull(row)[0])(jnp.eye(out.size, dtype=out.dtype))
-    shape = found.output.centre.shape
-    to = {slot: jnp.moveaxis(row.reshape(out.size, -1), 0, 1).reshape(-1, *shape) for slot, row in rows.items()}
-    at_input = found.output.tangents.get(INPUT)
-    return to if at_input is None else {**to, INPUT: at_input}

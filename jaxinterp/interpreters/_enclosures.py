@@ -1,6 +1,7 @@
 """What is known of an array of a program over a ball of inputs, and how each kind of equation passes it on."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,9 +19,6 @@ ROUNDED = names(
 )
 """The linear primitives that do arithmetic."""
 
-INPUT = 0
-"""The slot of the input; the others are numbered as they come."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Enclosure:
@@ -29,8 +27,7 @@ class Enclosure:
     Attributes:
       centre: z(x).
       middle: of the interval that z stays in.
-      tangents: by slot, the derivatives at x with respect to the input, and to what is added to the result of each
-        earlier nonlinear equation, [entries of the slot, *shape].
+      tangent: the derivative at x with respect to the input, [entries of x, *shape]; `None` for zeros.
       rows: four numbers per entry, [4, *shape]: half the width of the interval; ‖∇z‖; ‖∇z - ∇z(x)‖; ‖∇²z‖.
       norms: three numbers, [3]: ‖J‖; ‖J - J(x)‖; the norm of the second derivative as a bilinear map.
       is_exact: whether J is the derivative of z, which it is not behind `stop_gradient`.
@@ -38,7 +35,7 @@ class Enclosure:
 
     centre: Array
     middle: Array
-    tangents: dict[int, Array]
+    tangent: Array | None
     rows: Array
     norms: Array
     is_exact: bool
@@ -60,22 +57,9 @@ class Enclosure:
 
     def nominal(self) -> Array:
         """The norm of each row of the Jacobian at x."""
-        if INPUT not in self.tangents:
+        if self.tangent is None:
             return jnp.zeros(self.centre.shape, self.rows.dtype)
-        return length(self.tangents[INPUT].astype(self.rows.dtype), 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Predicate:
-    """A boolean of a program over a ball.
-
-    Attributes:
-      centre: its value at x.
-      is_certain: where it has this value all over the ball.
-    """
-
-    centre: Array
-    is_certain: Array
+        return length(self.tangent.astype(self.rows.dtype), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +99,14 @@ class Bend:
       partials: for elementwise equations.
       seconds: for elementwise equations.
       unstable: for choices, the entries where it may be made otherwise than at x.
-      candidates: for choices, takes what is known of the result's adjoint to the operands.
+      sources: the variables that it reads.
     """
 
     rows: Array
     partials: tuple[Partial, ...] = ()
     seconds: tuple[Second, ...] = ()
     unstable: Array | None = None
-    candidates: Callable[[Array], list[tuple[Enclosure, Array]]] | None = None
+    sources: tuple[int, ...] = ()
 
 
 def times(a: Array, b: Array) -> Array:
@@ -159,19 +143,19 @@ def linear(operator: Operator, operands: Sequence[Enclosure], centre: Array, mid
         rows = rows.at[0].add(jnp.where(jnp.isfinite(centre), rounded, 0))
     parts = jnp.stack([times(operator.norm(i), o.norms) for i, o in zip(positions, operands, strict=True)])
     joined = length(parts, 0) if operator.node.name == "concatenate" else jnp.sum(parts, 0)
-    tangents = _pushed(operator, operands)
+    tangent = _pushed(operator, operands)
     is_exact = all(o.is_exact for o in operands)
-    return Enclosure(centre, middle.astype(rows.dtype), tangents, rows, _least(joined, rows), is_exact)
+    return Enclosure(centre, middle.astype(rows.dtype), tangent, rows, _least(joined, rows), is_exact)
 
 
-def _pushed(apply: Callable[[Sequence[Array]], Array], operands: Sequence[Enclosure]) -> dict[int, Array]:
-    """The tangents of all slots through a linear function of all operands."""
-    pushed = {}
-    for slot in dict.fromkeys(slot for o in operands for slot in o.tangents):
-        count = next(len(o.tangents[slot]) for o in operands if slot in o.tangents)
-        filled = [o.tangents.get(slot, jnp.zeros((count, *o.centre.shape), o.centre.dtype)) for o in operands]
-        pushed[slot] = jax.vmap(lambda *t: apply(t))(*filled)
-    return pushed
+def _pushed(apply: Callable[[Sequence[Array]], Array], operands: Sequence[Enclosure]) -> Array | None:
+    """The tangent through a linear function of all operands."""
+    given = [o.tangent for o in operands]
+    count = next((len(t) for t in given if t is not None), None)
+    if count is None:
+        return None
+    zeros = [jnp.zeros((count, *o.centre.shape), o.centre.dtype) for o in operands]
+    return jax.vmap(lambda *t: apply(t))(*[z if t is None else t for t, z in zip(given, zeros, strict=True)])
 
 
 def _least(norms: Array, rows: Array) -> Array:
@@ -221,7 +205,7 @@ def elementwise(
     slope, change, bend, moved = nothing, nothing, nothing, nothing
     middle, half = interval(*ends, centre)
     half = half + rounding * jnp.maximum(jnp.abs(centre).astype(dtype), jnp.abs(middle))
-    norms, tangents = jnp.zeros((3,), dtype), dict[int, Array]()
+    norms = jnp.zeros((3,), dtype)
     for p in partials:
         rows, norm = p.operand.rows, p.operand.norms
         slope = slope + times(p.most, rows[1])
@@ -232,9 +216,6 @@ def elementwise(
         most, at = _largest(p.most), _largest(jnp.abs(p.centre))
         step_norm = jnp.minimum(times(_largest(p.change), norm[0]), length(step))
         norms = norms + jnp.stack([times(most, norm[0]), times(at, norm[1]) + step_norm, times(most, norm[2])])
-        for slot, tangent in p.operand.tangents.items():
-            part = p.centre.astype(tangent.dtype)[None] * tangent
-            tangents[slot] = tangents[slot] + part if slot in tangents else part
     for s in seconds:
         a, b = partials[s.first].operand, partials[s.second].operand
         twice = 1.0 if s.first == s.second else 2.0
@@ -245,7 +226,13 @@ def elementwise(
         norms = norms.at[2].add(twice * cross)
     rows = jnp.stack([half, slope, change, bend])
     is_exact = all(p.operand.is_exact for p in partials)
-    return Enclosure(centre, middle, tangents, rows, _least(norms, rows), is_exact), Bend(moved, partials, seconds)
+    parts = [
+        p.centre.astype(p.operand.tangent.dtype)[None] * p.operand.tangent
+        for p in partials
+        if p.operand.tangent is not None
+    ]
+    tangent = functools.reduce(jnp.add, parts) if parts else None
+    return Enclosure(centre, middle, tangent, rows, _least(norms, rows), is_exact), Bend(moved, partials, seconds)
 
 
 def _largest(array: Array) -> Array:
@@ -257,7 +244,6 @@ def choice(
     operands: Sequence[Enclosure],
     chosen: Callable[[Sequence[Array]], Array],
     most: Callable[[Sequence[Array]], Array],
-    candidates: Callable[[Array], list[tuple[Enclosure, Array]]],
     unstable: Array,
     ends: tuple[Array, Array],
 ) -> tuple[Enclosure, Bend]:
@@ -268,7 +254,6 @@ def choice(
       operands: the arrays chosen from.
       chosen: what the choice made at x takes of other arrays in their place.
       most: the largest of what could be taken.
-      candidates: gives what it is called with to all that could be taken.
       unstable: where another choice may be made within the ball.
       ends: the least and the greatest values of the result.
     """
@@ -281,10 +266,10 @@ def choice(
     rows = jnp.stack([half, slope, at_x[2] + moved, bend])
     norms = length(jnp.stack([o.norms for o in operands]), 0)
     norms = norms.at[1].add(length(moved)).at[2].max(jnp.where(jnp.any(unstable), jnp.inf, 0))
-    tangents = _pushed(chosen, operands)
+    tangent = _pushed(chosen, operands)
     is_exact = all(o.is_exact for o in operands)
-    enclosure = Enclosure(centre, middle, tangents, rows, _least(norms, rows), is_exact)
-    return enclosure, Bend(moved, unstable=unstable, candidates=candidates)
+    enclosure = Enclosure(centre, middle, tangent, rows, _least(norms, rows), is_exact)
+    return enclosure, Bend(moved, unstable=unstable)
 
 
 def node_choice(node: Node, operands: Sequence[Array]) -> Callable[[Sequence[Array]], Array]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp.interpreters._bounds import Walk
-from jaxinterp.interpreters._enclosures import Bend, Enclosure, times
+from jaxinterp.interpreters._enclosures import Bend, times
 from jaxinterp.interpreters._sharpening import product_of
 from jaxinterp.typing import Array
 
@@ -22,28 +22,34 @@ def hessian_change(walk: Walk) -> tuple[Array, Array]:
     """For each output, bounds of ‖H(x') - H(x)‖ and of ‖H(x')‖ over the ball, [outputs]."""
     outputs, dtype = walk.output.centre.size, walk.output.rows.dtype
     change, most = jnp.zeros((outputs,), dtype), jnp.zeros((outputs,), dtype)
-    moved: list[tuple[Enclosure, Array]] = []  # how far the adjoints of operands move because of later equations
-    for slot in reversed(walk.bends):
-        bend = walk.bends[slot]
-        size = bend.rows.size
-        at_centre = walk.output.tangents.get(slot)
-        if at_centre is None:
-            continue
-        adjoint = jnp.abs(at_centre.astype(dtype)).reshape(size, outputs).T
-        shift = jnp.zeros((outputs, size), dtype)
-        for operand, amount in moved:
-            if slot in operand.tangents:
-                to = jnp.abs(operand.tangents[slot].astype(dtype)).reshape(size, -1)
-                shift = shift + product_of(amount.reshape(outputs, -1), to.T)
-        adjoint, shift = (a.reshape(outputs, *bend.rows.shape) for a in (adjoint, shift))
-        moved += [(p.operand, times(p.change[None], adjoint + shift)) for p in bend.partials]
-        if bend.candidates is not None and bend.unstable is not None:
-            reached = jnp.where(bend.unstable[None], adjoint + shift, 0)
-            operands = [operand for operand, _ in bend.candidates(bend.rows)]
-            moved += [(operand, reached) for operand in operands]
+    moved: dict[int, Array] = {}  # how far the adjoints of operands move because of later equations
+    for source in reversed(walk.adjoints):
+        bend, shape = walk.bends[source], walk.bends[source].rows.shape
+        adjoint = jnp.abs(walk.adjoints[source].astype(dtype)).reshape(-1, outputs).T.reshape(outputs, *shape)
+        shift = _shift(walk, source, moved, outputs).T.reshape(outputs, *shape)
+        amounts = [times(p.change[None], adjoint + shift) for p in bend.partials]
+        if bend.unstable is not None:
+            amounts = [jnp.where(bend.unstable[None], adjoint + shift, 0) for _ in bend.sources]
+        for v, amount in zip(bend.sources, amounts, strict=True):
+            moved[v] = moved[v] + amount if v in moved else amount
         own_change, own_most = jax.vmap(lambda a, s, bend=bend: _of_one(bend, a, s))(adjoint, shift)
         change, most = change + own_change, most + own_most
     return change, most
+
+
+def _shift(walk: Walk, source: int, moved: dict[int, Array], outputs: int) -> Array:
+    """How far the adjoints of what an equation writes move with those of later operands, [entries, outputs]."""
+    stream = walk.stream(source, moved)
+    dtype = walk.output.rows.dtype
+
+    def consume(carried: None, indices: Array, tangents: list[Array]) -> tuple[None, Array]:
+        total = jnp.zeros((len(indices), outputs), dtype)
+        for v, tangent in zip(stream.reached, tangents, strict=True):
+            to = jnp.abs(tangent.astype(dtype)).reshape(len(indices), -1)
+            total = total + product_of(to, moved[v].reshape(outputs, -1).T)
+        return carried, total
+
+    return stream.reduced(consume, None)[1]
 
 
 def _of_one(bend: Bend, adjoint: Array, shift: Array) -> tuple[Array, Array]:

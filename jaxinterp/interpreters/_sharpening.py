@@ -4,24 +4,31 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from jaxinterp.interpreters._enclosures import INPUT, Bend, Enclosure, interval, length, times
+from jaxinterp.interpreters._enclosures import Enclosure, interval, length, times
 from jaxinterp.interpreters._operators import spectral_bound
 from jaxinterp.typing import Array
 
 
 def anchored(z: Enclosure, radius: Array, change: Array | None = None, change_norm: Array | None = None) -> Enclosure:
-    """The same enclosure with no more than the derivative at the centre and its change allow."""
+    """The same enclosure with no more than the derivative at the centre and its change allow.
+
+    Args:
+      z: the enclosure.
+      radius: of the ball.
+      change: how far each row of the Jacobian moves, if more is known of that than z says.
+      change_norm: how far the Jacobian moves.
+    """
     half, slope, moved, bend = z.rows
     norm, moved_norm, bend_norm = z.norms
-    moved = jnp.minimum(moved, times(radius, bend))
-    moved_norm = jnp.minimum(moved_norm, times(radius, bend_norm))
+    if z.is_exact:
+        moved = jnp.minimum(moved, times(radius, bend))
+        moved_norm = jnp.minimum(moved_norm, times(radius, bend_norm))
     if change is not None and change_norm is not None:
         moved, moved_norm = jnp.minimum(moved, change), jnp.minimum(moved_norm, change_norm)
     moved_norm = jnp.minimum(moved_norm, length(moved))
     slope = jnp.minimum(slope, z.nominal() + moved)
-    at_centre = z.tangents.get(INPUT)
-    if at_centre is not None:
-        matrix = at_centre.reshape(len(at_centre), -1).astype(z.rows.dtype)
+    if z.tangent is not None:
+        matrix = z.tangent.reshape(len(z.tangent), -1).astype(z.rows.dtype)
         norm = jnp.minimum(norm, spectral_bound(matrix) + moved_norm)
     norm = jnp.minimum(norm, length(slope))
     middle = z.middle
@@ -38,25 +45,6 @@ def within(z: Enclosure, limit: Array) -> tuple[Array, Array]:
     rounding = 4 * float(jnp.finfo(limit.dtype).eps) * jnp.abs(centre)
     limit = limit + jnp.where(jnp.isfinite(centre), rounding, 0)
     return interval(jnp.maximum(z.low, centre - limit), jnp.minimum(z.high, centre + limit), z.centre)
-
-
-def sharpened(z: Enclosure, bends: dict[int, Bend], radius: Array) -> Enclosure:
-    """The same enclosure with what the telescoping sum over the earlier nonlinear equations says."""
-    change, change_norm = jnp.zeros(z.centre.shape, z.rows.dtype), jnp.zeros((), z.rows.dtype)
-    for slot, tangent in z.tangents.items():
-        if slot == INPUT:
-            continue
-        bend = bends[slot]
-        to = jnp.abs(tangent.astype(z.rows.dtype)).reshape(len(tangent), -1)
-        row = product_of(bend.rows.reshape(1, -1), to)[0]
-        size = length(row)
-        if bend.partials:
-            parts = [(p.change.reshape(-1, 1), p.operand.norms[0]) for p in bend.partials]
-            row = jnp.minimum(row, sum(times(length(times(to, w), 0), norm) for w, norm in parts))
-            size = jnp.minimum(length(row), sum(times(length(times(to, w)), norm) for w, norm in parts))
-        change = change + row.reshape(change.shape)
-        change_norm = change_norm + size
-    return anchored(z, radius, change, change_norm)
 
 
 def product_of(a: Array, b: Array) -> Array:

@@ -183,9 +183,9 @@ def test_boxes(name):
 
 
 @pytest.mark.parametrize("name", ["tanh", "softplus", "residual", "relu"])
-def test_without_the_matrices_between_layers_they_are_valid_and_looser(name):
+def test_from_layer_to_layer_they_are_valid_and_looser(name):
     x, radius = point(4), 0.05
-    loose = compiled(name, max_elements=1)(jnp.asarray(x, DTYPE), radius)
+    loose = compiled(name, telescoping=False)(jnp.asarray(x, DTYPE), radius)
     tight = compiled(name)(jnp.asarray(x, DTYPE), radius)
     values, slopes, bends = searched(name, x, radius, 1)
     assert np.max(slopes) <= float(loose.lipschitz.upper) * (1 + ROUNDING)
@@ -237,6 +237,15 @@ def test_curvature_of_one_hidden_layer(activation):
         run = jax.jit(functools.partial(geometry.bounds(functools.partial(mlp, 1, activation, seed=seed)), radius=0.01))
         found = run(jnp.asarray(point(seed), DTYPE))
         assert float(found.curvature.upper) <= 2 * float(found.curvature.lower)
+
+
+def test_what_stop_gradient_stops_still_moves():
+    """The derivative that JAX takes of x·stop_gradient(x) is x, and its second derivative zero."""
+    f = lambda x: x[0] * jax.lax.stop_gradient(x[0])  # noqa: E731
+    found = geometry.bounds(f)(jnp.asarray([2.0]), radius=0.5)
+    assert float(found.lipschitz.upper) == pytest.approx(2.5, rel=1e-4)
+    assert float(found.value.lower) <= 2.25
+    assert float(found.value.upper) >= 6.25
 
 
 def test_relu_is_linear_up_to_its_nearest_kink_and_says_so_beyond():

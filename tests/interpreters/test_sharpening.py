@@ -25,7 +25,7 @@ def simple(spread, bend):
     tangent = jnp.asarray([[3.0, 0.0], [4.0, 1.0]])
     rows = jnp.stack([jnp.full(2, spread), jnp.full(2, 100.0), jnp.full(2, 50.0), jnp.full(2, bend)])
     norms = jnp.asarray([1000.0, 500.0, bend])
-    return _enclosures.Enclosure(centre, centre, {0: tangent}, rows, norms, True)
+    return _enclosures.Enclosure(centre, centre, tangent, rows, norms, True)
 
 
 def test_what_the_derivative_at_the_centre_says():
@@ -43,11 +43,16 @@ def test_a_smaller_interval_stays():
     np.testing.assert_allclose(found.rows[0], 0.01, rtol=1e-4)
 
 
-def test_earlier_equations_add_by_their_derivative_at_the_centre():
-    """‖∇z - ∇z(x)‖ <= Σ_j |M_ij| u_j."""
-    z = simple(10.0, jnp.inf)
-    to = jnp.asarray([[0.5, 0.0], [-2.0, 1.0], [0.0, 0.0]])
-    z = _enclosures.Enclosure(z.centre, z.middle, {**z.tangents, 1: to}, z.rows, z.norms, True)
-    bends = {1: _enclosures.Bend(jnp.asarray([0.1, 0.2, jnp.inf]))}
-    found = _sharpening.sharpened(z, bends, jnp.asarray(0.1))
-    np.testing.assert_allclose(found.rows[2], [0.05 + 0.4, 0.2], rtol=1e-5)
+def test_more_may_be_known_of_the_change_of_the_jacobian():
+    found = _sharpening.anchored(simple(10.0, jnp.inf), jnp.asarray(0.1), jnp.asarray([0.45, 0.2]), jnp.asarray(0.3))
+    np.testing.assert_allclose(found.rows[2], [0.45, 0.2], rtol=1e-5)
+    np.testing.assert_allclose(found.norms[1], 0.3, rtol=1e-5)
+
+
+def test_behind_stop_gradient_the_second_derivative_says_nothing_of_the_first():
+    """Of x·stop_gradient(x) it is zero, while the derivative moves."""
+    z = simple(10.0, 0.0)
+    z = _enclosures.Enclosure(z.centre, z.middle, z.tangent, z.rows, z.norms, False)
+    found = _sharpening.anchored(z, jnp.asarray(0.1))
+    np.testing.assert_allclose(found.rows[2], 50.0)
+    np.testing.assert_allclose(found.rows[0], 10.0)
