@@ -146,9 +146,8 @@ def traces():
     for name, function in (("tr H²", jnp.square), ("tr exp(-H)", lambda t: jnp.exp(-t))):
         truth = float(np.sum(function(np.linalg.eigvalsh(dense))))
         estimate = density.trace_of(function)
-        print(
-            f"{'quadrature, ' + name:<24}{(float(estimate.mean) - truth) / truth:28.4f}{float(estimate.stderr) / truth:13.4f}"
-        )
+        error = (float(estimate.mean) - truth) / truth
+        print(f"{'quadrature, ' + name:<24}{error:28.4f}{float(estimate.stderr) / truth:13.4f}")
 
 
 def scaling():
