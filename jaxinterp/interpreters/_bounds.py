@@ -11,9 +11,11 @@ it writes. :math:`M_k` is taken at the centre, so no product of norms over the d
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxinterp import tree
@@ -24,21 +26,22 @@ from jaxinterp.interpreters._enclosures import (
     choice,
     curve,
     elementwise,
-    length,
     linear,
     node_choice,
     product,
     range_of_product,
-    times,
 )
 from jaxinterp.interpreters._graph import Graph, Node
 from jaxinterp.interpreters._linearity import is_linear
-from jaxinterp.interpreters._operators import Operator, root, with_infinity
+from jaxinterp.interpreters._operators import Operator, with_infinity
 from jaxinterp.interpreters._predicates import Predicate, predicate
-from jaxinterp.interpreters._sharpening import anchored
-from jaxinterp.interpreters._streams import Known, Stream, read_by
+from jaxinterp.interpreters._sharpening import anchored, linked, streamed
+from jaxinterp.interpreters._streams import Known, Stream, needed, read_by
 from jaxinterp.interpreters._templates import canonical, curves
 from jaxinterp.typing import Array, PyTree
+
+MOST_ELEMENTS = 2**24
+"""Of the matrices between nonlinear equations that are kept; beyond they are streamed, which compiles more slowly."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Walk:
       bends: its nonlinear equations, in order, by the variable that each writes.
       adjoints: of each nonlinear equation, the derivative of the output at the centre with respect to what is added to
         its result, [entries, *output shape]; empty without telescoping.
+      links: of operands of nonlinear equations, and the output, the derivative with respect to what is added to the
+        results of all nonlinear equations, [entries of all, *shape]; empty where that is too much to keep.
     """
 
     program: Graph
@@ -63,10 +68,11 @@ class Walk:
     output: Enclosure
     bends: dict[int, Bend]
     adjoints: dict[int, Array]
+    links: dict[int, Array]
 
-    def stream(self, source: int, targets: Iterable[int]) -> Stream:
-        """The derivatives of some variables with respect to one."""
-        return Stream(self.program, self.known, self.order, self.values, source, targets)
+    def stream(self, sources: Sequence[int], targets: Iterable[int]) -> Stream:
+        """The derivatives of some variables with respect to others."""
+        return Stream(self.program, self.known, self.order, self.values, sources, targets)
 
 
 def walk(f: Callable[[PyTree], Array], x: PyTree, radius: Array, spread: Array, telescoping: bool) -> Walk:
@@ -82,39 +88,39 @@ def walk(f: Callable[[PyTree], Array], x: PyTree, radius: Array, spread: Array, 
     program, leaves = canonical(f, x)
     program = program.unstopped()
     known = curves(program)
-    order = _needed(program, known)
+    order = needed(program, known)
     (out,) = program.outputs
     values = program.evaluate(leaves)
-    sharp = [v for node in order if _bends(program, known, node) for v in read_by(known, node)]
-    walker = _Walker(Walk(program, known, order, values, _constant(jnp.asarray(values[out])), {}, {}), radius)
+    nonlinear = [node for node in order if _bends(program, known, node)]
+    targets = [*(v for node in nonlinear for v in read_by(known, node)), out]
+    found = Walk(program, known, order, values, _constant(jnp.asarray(values[out])), {}, {}, {})
+    if telescoping and nonlinear and _fit(program, [node.outputs[0] for node in nonlinear], targets):
+        links = found.stream([node.outputs[0] for node in nonlinear], targets).matrices()
+        found = dataclasses.replace(found, links=links)
+    walker = _Walker(found, radius, targets if telescoping else ())
     walker.enter(leaves, spread)
     last = {v: i for i, node in enumerate(order) for v in read_by(known, node)}
     for i, node in enumerate(order):
-        before = len(walker.bends)
-        walker.step(node)
-        if len(walker.bends) > before and telescoping:
-            walker.telescope(node.outputs[0], [*(v for v in sharp if last[v] > i), out])
+        walker.step(node, i, last)
         for v in read_by(known, node):
             if last[v] == i and v != out:
                 walker.found.pop(v, None)
-    return dataclasses.replace(walker.walk, output=walker.sharpened(out), bends=walker.bends, adjoints=walker.adjoints)
+    return dataclasses.replace(found, output=walker.sharpened(out), bends=walker.bends, adjoints=walker.all_adjoints())
 
 
-def _needed(program: Graph, known: dict) -> list[Node]:
-    """The nodes that the result needs, in order, without the inside of known functions."""
-    wanted, order = set(program.outputs), []
-    for node in reversed(program.nodes):
-        if wanted.isdisjoint(node.outputs) or not program.dependent_inputs(node):
-            continue
-        order.append(node)
-        wanted.update(read_by(known, node))
-    return order[::-1]
+def _fit(program: Graph, sources: Sequence[int], targets: Sequence[int]) -> bool:
+    """Whether the derivatives of all targets with respect to all sources can be kept."""
+    entries = sum(math.prod(program.avals[v].shape) for v in sources)
+    largest = max(math.prod(aval.shape) for v, aval in program.avals.items() if v in program.active)
+    kept = sum(math.prod(program.avals[v].shape) for v in set(targets))
+    return entries * max(largest, kept) <= MOST_ELEMENTS
 
 
 def _bends(program: Graph, known: dict, node: Node) -> bool:
-    if node.outputs[0] in known:
-        return True
-    return node.outputs[0] in program.active and node.name != "stop_gradient" and not is_linear(node, program)
+    if node.outputs[0] in known or node.outputs[0] not in program.active or node.name == "stop_gradient":
+        return node.outputs[0] in known
+    is_choice = node.name == "select_n" and node.inputs[0] in program.dependent
+    return is_choice or not is_linear(node, program)
 
 
 def _constant(value: Array) -> Enclosure:
@@ -127,7 +133,7 @@ def _constant(value: Array) -> Enclosure:
 class _Walker:
     """Walks through a program node by node."""
 
-    def __init__(self, walk: Walk, radius: Array) -> None:
+    def __init__(self, walk: Walk, radius: Array, targets: Sequence[int]) -> None:
         self.walk = walk
         self.program = walk.program
         self.known = walk.known
@@ -137,8 +143,8 @@ class _Walker:
         self.predicates: dict[int, Predicate] = {}
         self.bends: dict[int, Bend] = {}
         self.adjoints: dict[int, Array] = {}
+        self.targets = tuple(targets)
         self.changes: dict[int, tuple[Array, Array]] = {}
-        self.is_telescoping = False
 
     def enter(self, leaves: Sequence[Array], spread: Array) -> None:
         """The input itself."""
@@ -159,7 +165,20 @@ class _Walker:
         found = self.found.get(v)
         return _constant(jnp.asarray(self.values[v])) if found is None else found
 
-    def step(self, node: Node) -> None:
+    def middle(self, v: int) -> Array:
+        """The middle of the interval of an array, in its own dtype."""
+        value = self.values[v]
+        return self.found[v].middle.astype(value.dtype) if v in self.found else value
+
+    def step(self, node: Node, place: int, last: dict[int, int]) -> None:
+        """Encloses what the node at a place in the order writes; `last` is where a variable is read last."""
+        before = len(self.bends)
+        self.enclose(node)
+        if len(self.bends) > before and self.targets and not self.walk.links:
+            (out,) = self.program.outputs
+            self.telescope(node.outputs[0], [v for v in self.targets if v == out or last[v] > place])
+
+    def enclose(self, node: Node) -> None:
         """Encloses what a node writes."""
         out = node.outputs[0]
         if out in self.known:
@@ -198,9 +217,7 @@ class _Walker:
         """A linear node."""
         constants = {i: self.values[v] for i, v in enumerate(node.inputs) if v not in self.program.dependent}
         operands = [self.read(v) for v in node.inputs if v in self.program.dependent]
-        inputs = [v in self.program.dependent for v in node.inputs]
-        held = [self.read(v).middle if moves else self.values[v] for v, moves in zip(node.inputs, inputs, strict=True)]
-        middles = node(*[h.astype(jnp.result_type(self.values[v])) for h, v in zip(held, node.inputs, strict=True)])
+        middles = node(*[self.middle(v) for v in node.inputs])
         for output, v in enumerate(node.outputs):
             operator = Operator(node, constants, output)
             self.found[v] = linear(operator, operands, self.values[v], middles[output])
@@ -214,44 +231,30 @@ class _Walker:
 
     def telescope(self, source: int, targets: Iterable[int]) -> None:
         """Adds what a change of a nonlinear equation's derivative can do to the Jacobians of later variables."""
-        self.is_telescoping = True
-        bend, stream = self.bends[source], self.walk.stream(source, targets)
-        (out,) = self.program.outputs
-        dtype = bend.rows.dtype
-        moved = bend.rows.reshape(-1)
-        steps = [(p.change.reshape(-1), p.operand.norms[0]) for p in bend.partials]
-        zeros = [jnp.zeros(self.program.avals[v].shape, dtype) for v in stream.reached]
-        initial = [(zero, [zero for _ in steps]) for zero in zeros]
-
-        def consume(carried: list, indices: Array, tangents: list[Array]) -> tuple[list, list[Array]]:
-            added = []
-            for (row, squares), tangent in zip(carried, tangents, strict=True):
-                to = jnp.abs(tangent.astype(dtype))
-                along = [jnp.expand_dims(w[indices], range(1, to.ndim)) for w in (moved, *(w for w, _ in steps))]
-                row = row + jnp.sum(times(to, along[0]), 0)
-                squares = [s + jnp.sum(times(to, w) ** 2, 0) for s, w in zip(squares, along[1:], strict=True)]
-                added.append((row, squares))
-            return added, [t for v, t in zip(stream.reached, tangents, strict=True) if v == out]
-
-        carried, to_output = stream.reduced(consume, initial)
-        if to_output:
-            self.adjoints[source] = to_output[0]
-        for v, (row, squares) in zip(stream.reached, carried, strict=True):
-            size = length(row)
-            if steps:
-                row = jnp.minimum(row, sum(times(root(s), norm) for s, (_, norm) in zip(squares, steps, strict=True)))
-                whole = sum(times(root(jnp.sum(s)), norm) for s, (_, norm) in zip(squares, steps, strict=True))
-                size = jnp.minimum(length(row), whole)
-            before = self.changes.get(v, (jnp.zeros_like(row), jnp.zeros((), dtype)))
-            self.changes[v] = (before[0] + row, before[1] + size)
+        stream = self.walk.stream([source], targets)
+        changes, self.adjoints[source] = streamed(stream, self.bends[source], self.program.outputs[0])
+        for v, (row, size) in changes.items():
+            before = self.changes.get(v)
+            self.changes[v] = (row, size) if before is None else (before[0] + row, before[1] + size)
 
     def sharpened(self, v: int) -> Enclosure:
         """The enclosure of an array, with what the derivatives at the centre say of it."""
         z = self.read(v)
-        if not self.is_telescoping:
+        if v not in self.targets:
             return anchored(z, self.radius)
+        if v in self.walk.links and self.bends:
+            return anchored(z, self.radius, *linked(self.walk.links[v], list(self.bends.values())))
         nothing = (jnp.zeros(z.centre.shape, z.rows.dtype), jnp.zeros((), z.rows.dtype))
         return anchored(z, self.radius, *self.changes.get(v, nothing))
+
+    def all_adjoints(self) -> dict[int, Array]:
+        """The derivatives of the output with respect to what is added to each nonlinear equation's result."""
+        (out,) = self.program.outputs
+        if out not in self.walk.links:
+            return self.adjoints
+        sizes = [bend.rows.size for bend in self.bends.values()]
+        parts = jnp.split(self.walk.links[out], np.cumsum(sizes)[:-1].tolist())
+        return dict(zip(self.bends, parts, strict=True))
 
     def extreme(self, node: Node) -> None:
         """The greater or the smaller of two arrays."""

@@ -11,6 +11,7 @@ Jacobians, backwards: Δδ_k = Σ_l M_{kl}(x)ᵀ (ΔD_lᵀ δ_l(x')) over the la
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinterp.interpreters._bounds import Walk
 from jaxinterp.interpreters._enclosures import Bend, times
@@ -23,33 +24,52 @@ def hessian_change(walk: Walk) -> tuple[Array, Array]:
     outputs, dtype = walk.output.centre.size, walk.output.rows.dtype
     change, most = jnp.zeros((outputs,), dtype), jnp.zeros((outputs,), dtype)
     moved: dict[int, Array] = {}  # how far the adjoints of operands move because of later equations
+    shifts = _Shifts(walk, outputs)
     for source in reversed(walk.adjoints):
         bend, shape = walk.bends[source], walk.bends[source].rows.shape
         adjoint = jnp.abs(walk.adjoints[source].astype(dtype)).reshape(-1, outputs).T.reshape(outputs, *shape)
-        shift = _shift(walk, source, moved, outputs).T.reshape(outputs, *shape)
+        shift = shifts.of(source, moved).T.reshape(outputs, *shape)
         amounts = [times(p.change[None], adjoint + shift) for p in bend.partials]
         if bend.unstable is not None:
             amounts = [jnp.where(bend.unstable[None], adjoint + shift, 0) for _ in bend.sources]
         for v, amount in zip(bend.sources, amounts, strict=True):
+            shifts.add(v, amount)
             moved[v] = moved[v] + amount if v in moved else amount
         own_change, own_most = jax.vmap(lambda a, s, bend=bend: _of_one(bend, a, s))(adjoint, shift)
         change, most = change + own_change, most + own_most
     return change, most
 
 
-def _shift(walk: Walk, source: int, moved: dict[int, Array], outputs: int) -> Array:
-    """How far the adjoints of what an equation writes move with those of later operands, [entries, outputs]."""
-    stream = walk.stream(source, moved)
-    dtype = walk.output.rows.dtype
+class _Shifts:
+    """How far the adjoints of what equations write move with those of later operands."""
 
-    def consume(carried: None, indices: Array, tangents: list[Array]) -> tuple[None, Array]:
-        total = jnp.zeros((len(indices), outputs), dtype)
-        for v, tangent in zip(stream.reached, tangents, strict=True):
-            to = jnp.abs(tangent.astype(dtype)).reshape(len(indices), -1)
-            total = total + product_of(to, moved[v].reshape(outputs, -1).T)
-        return carried, total
+    def __init__(self, walk: Walk, outputs: int) -> None:
+        self.walk, self.outputs, self.dtype = walk, outputs, walk.output.rows.dtype
+        sizes = [bend.rows.size for bend in walk.bends.values()]
+        ends = np.cumsum(sizes).tolist()
+        self.places = {v: slice(end - n, end) for v, n, end in zip(walk.bends, sizes, ends, strict=True)}
+        self.total = jnp.zeros((sum(sizes), outputs), self.dtype)
 
-    return stream.reduced(consume, None)[1]
+    def add(self, v: int, amount: Array) -> None:
+        """The adjoint of an operand moves by that amount, [outputs, *shape]."""
+        if v in self.walk.links:
+            to = jnp.abs(self.walk.links[v].astype(self.dtype)).reshape(len(self.total), -1)
+            self.total = self.total + product_of(to, amount.reshape(self.outputs, -1).T)
+
+    def of(self, source: int, moved: dict[int, Array]) -> Array:
+        """The shift for each entry of what an equation writes, [entries, outputs]."""
+        if self.walk.links:
+            return self.total[self.places[source]]
+        stream = self.walk.stream([source], moved)
+
+        def consume(carried: None, indices: Array, tangents: list[Array]) -> tuple[None, Array]:
+            total = jnp.zeros((len(indices), self.outputs), self.dtype)
+            for v, tangent in zip(stream.reached, tangents, strict=True):
+                to = jnp.abs(tangent.astype(self.dtype)).reshape(len(indices), -1)
+                total = total + product_of(to, moved[v].reshape(self.outputs, -1).T)
+            return carried, total
+
+        return stream.reduced(consume, None)[1]
 
 
 def _of_one(bend: Bend, adjoint: Array, shift: Array) -> tuple[Array, Array]:

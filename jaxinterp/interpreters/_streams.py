@@ -1,9 +1,11 @@
-"""Derivatives between two places of a program, pushed forward in chunks so that no matrix of them is kept."""
+"""Derivatives between places of a program: as matrices, or pushed forward in chunks so that no matrix is kept."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinterp.interpreters._curves import Curve
 from jaxinterp.interpreters._graph import Graph, Node
@@ -21,19 +23,30 @@ def read_by(known: Known, node: Node) -> tuple[int, ...]:
     return (known[out][0],) if out in known else node.inputs
 
 
+def needed(program: Graph, known: Known) -> list[Node]:
+    """The nodes that the result needs, in order, without the inside of known functions."""
+    wanted, order = set(program.outputs), []
+    for node in reversed(program.nodes):
+        if wanted.isdisjoint(node.outputs) or not program.dependent_inputs(node):
+            continue
+        order.append(node)
+        wanted.update(read_by(known, node))
+    return order[::-1]
+
+
 class Stream:
-    """The derivatives at the centre of some variables with respect to one.
+    """The derivatives at the centre of some variables with respect to others.
 
     Args:
       program: in few primitives.
       known: its known functions.
       order: the nodes that are evaluated.
       values: of all variables, at the centre.
-      source: the variable that is moved.
+      sources: the variables to which something is added.
       targets: the variables that are looked at.
 
     Attributes:
-      reached: those of the targets that depend on the source, in order.
+      reached: those of the targets that depend on a source, in order.
     """
 
     def __init__(
@@ -42,40 +55,57 @@ class Stream:
         known: Known,
         order: Sequence[Node],
         values: dict[int, Array],
-        source: int,
+        sources: Sequence[int],
         targets: Iterable[int],
     ) -> None:
-        self.program, self.known, self.values, self.source = program, known, values, source
-        after, self._nodes = {source}, list[Node]()
+        self.program, self.known, self.values, self.sources = program, known, values, tuple(sources)
+        after, self._nodes = set[int](), list[Node]()
         for node in order:
             stops = node.name == "stop_gradient" or node.outputs[0] not in program.active
-            if not stops and source not in node.outputs and not after.isdisjoint(read_by(known, node)):
+            moves = not stops and not after.isdisjoint(read_by(known, node))
+            if moves or not set(self.sources).isdisjoint(node.outputs):
                 after.update(node.outputs)
                 self._nodes.append(node)
         self.reached = [v for v in dict.fromkeys(targets) if v in after]
 
-    def push(self, tangent: Array) -> list[Array]:
-        """The derivative of what is reached along one direction."""
-        tangents = {self.source: tangent}
+    def push(self, added: Sequence[Array]) -> list[Array]:
+        """The derivative of what is reached along one direction, which has a part for each source."""
+        tangents: dict[int, Array] = {}
+        extra = dict(zip(self.sources, added, strict=True))
         for node in self._nodes:
-            out = node.outputs[0]
-            if out in self.known:
-                origin, curve = self.known[out]
-                tangents[out] = curve.first(self.values[origin]) * tangents[origin]
-                continue
-            moving = [i for i, v in enumerate(node.inputs) if v in tangents]
-            operands = [self.values[v] for v in node.inputs]
-            given = tuple(tangents[node.inputs[i]].astype(operands[i].dtype) for i in moving)
-            results = jax.jvp(_in_some(node, operands, moving), tuple(operands[i] for i in moving), given)[1]
-            tangents.update(zip(node.outputs, results, strict=True))
+            tangents.update(self._pushed(node, tangents))
+            for v in extra.keys() & set(node.outputs):
+                tangents[v] = tangents[v] + extra[v] if v in tangents else extra[v]
         return [tangents[v] for v in self.reached]
+
+    def _pushed(self, node: Node, tangents: dict[int, Array]) -> dict[int, Array]:
+        out = node.outputs[0]
+        if out in self.known:
+            origin, curve = self.known[out]
+            return {out: curve.first(self.values[origin]) * tangents[origin]} if origin in tangents else {}
+        moving = [i for i, v in enumerate(node.inputs) if v in tangents]
+        if not moving:
+            return {}
+        operands = [self.values[v] for v in node.inputs]
+        given = tuple(tangents[node.inputs[i]].astype(operands[i].dtype) for i in moving)
+        results = jax.jvp(_in_some(node, operands, moving), tuple(operands[i] for i in moving), given)[1]
+        return dict(zip(node.outputs, results, strict=True))
+
+    def matrices(self) -> dict[int, Array]:
+        """The derivatives of what is reached with respect to all entries of all sources, [entries, *shape]."""
+        shapes = [self.program.avals[v] for v in self.sources]
+        sizes = [math.prod(shape.shape) for shape in shapes]
+        whole = jnp.eye(sum(sizes), dtype=jnp.result_type(*(shape.dtype for shape in shapes)))
+        parts = jnp.split(whole, np.cumsum(sizes)[:-1].tolist(), 1)
+        rows = [part.reshape(-1, *shape.shape).astype(shape.dtype) for part, shape in zip(parts, shapes, strict=True)]
+        return dict(zip(self.reached, jax.vmap(lambda *added: self.push(added))(*rows), strict=True))
 
     def reduced(
         self,
         consume: Callable[[PyTree, Array, list[Array]], tuple[PyTree, PyTree]],
         initial: PyTree,
     ) -> tuple[PyTree, PyTree]:
-        """Runs over the derivatives with respect to all entries of the source, a chunk at a time.
+        """Runs over the derivatives with respect to all entries of a single source, a chunk at a time.
 
         Args:
           consume: `(carried, indices, tangents) -> (carried, rows)` with the entries of the source in a chunk [chunk],
@@ -86,13 +116,14 @@ class Stream:
         Returns:
           What is carried in the end, and the rows of all entries.
         """
-        value = self.values[self.source]
+        (source,) = self.sources
+        value = self.values[source]
         count, chunk = value.size, min(CHUNK, value.size)
 
         def step(carried: PyTree, start: Array) -> tuple[PyTree, PyTree]:
             indices = start + jnp.arange(chunk, dtype=jnp.int32)
             rows = jax.nn.one_hot(indices, count, dtype=value.dtype).reshape(chunk, *value.shape)
-            return consume(carried, jnp.minimum(indices, count - 1), jax.vmap(self.push)(rows))
+            return consume(carried, jnp.minimum(indices, count - 1), jax.vmap(lambda row: self.push([row]))(rows))
 
         starts = jnp.arange(0, count, chunk, dtype=jnp.int32)
         carried, rows = jax.lax.scan(step, initial, starts)

@@ -75,6 +75,13 @@ def kinked(x):
     return jnp.sum(jax.nn.leaky_relu(h)) + jnp.max(jnp.abs(h)) + jnp.sum(jnp.clip(h, -0.3, 0.3))
 
 
+def switched(x):
+    """Choices of what nonlinear equations wrote, which others read."""
+    h = jnp.tanh(x @ weights(1, INPUTS, 5))
+    chosen = jnp.where(x[:5] > 0.2, jnp.sin(3 * h), jnp.where(h > 0, h * x[:5], jax.nn.softplus(h)))
+    return jnp.sum(jnp.tanh(chosen @ weights(2, 5, 4)) * jnp.maximum(chosen[:4], h[:4] ** 2))
+
+
 FUNCTIONS = {
     "tanh": functools.partial(mlp, 2, jnp.tanh),
     "softplus": functools.partial(mlp, 3, lambda z: jax.nn.softplus(5 * z) / 5),
@@ -86,6 +93,7 @@ FUNCTIONS = {
     "attention": attention,
     "rational": rational,
     "kinked": kinked,
+    "switched": switched,
     "loss": lambda x: -jax.nn.log_softmax(jnp.tanh(x @ weights(1, INPUTS, 6)) @ weights(2, 6, 3))[1],
 }
 
@@ -154,7 +162,7 @@ def test_nothing_exceeds_the_bounds(name, radius):
 @pytest.mark.numerics
 @settings(max_examples=40, deadline=None)
 @given(
-    name=st.sampled_from(["tanh", "softplus", "gelu", "residual", "attention", "rational", "kinked", "loss"]),
+    name=st.sampled_from(sorted(set(FUNCTIONS) - {"elu", "relu", "pooled"})),
     seed=st.integers(0, 2**20),
     exponent=st.floats(-4, 1),
 )
@@ -210,7 +218,7 @@ def test_an_affine_function_has_the_bounds_it_attains(radius):
 
 
 @pytest.mark.numerics
-@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - {"pooled", "kinked", "relu"}))
+@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - {"pooled", "kinked", "switched", "relu"}))
 def test_they_tend_to_the_truth_as_the_radius_goes_to_zero(name):
     found = compiled(name)(jnp.asarray(point(5), DTYPE), 1e-5)
     assert float(found.lipschitz.upper) <= 1.01 * float(found.lipschitz.lower)

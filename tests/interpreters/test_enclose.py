@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinterp.interpreters import enclose
+from jaxinterp.interpreters import _bounds, enclose
 
 DTYPE = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
 WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8)) / 2, DTYPE)
@@ -32,6 +32,15 @@ def test_layer_by_layer_they_are_looser():
     tight, loose = enclosed(0.01), enclosed(0.01, telescoping=False)
     assert float(tight.lipschitz[1]) < 0.9 * float(loose.lipschitz[1])
     assert float(tight.lipschitz[0]) == pytest.approx(float(loose.lipschitz[0]), rel=1e-6)
+
+
+def test_streamed_they_are_the_same(monkeypatch):
+    """With the matrices between nonlinear equations, and without keeping them."""
+    kept = enclosed(0.01)
+    monkeypatch.setattr(_bounds, "MOST_ELEMENTS", 0)
+    streamed = enclosed(0.01)
+    for name in ("value", "lipschitz", "curvature"):
+        np.testing.assert_allclose(getattr(kept, name), getattr(streamed, name), rtol=1e-5)
 
 
 def test_a_box_is_inside_the_ball_of_its_corners():

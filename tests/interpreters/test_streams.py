@@ -33,7 +33,7 @@ def test_chunks_put_together_are_the_jacobian():
     found = _bounds.walk(network, x, zero, zero, False)
     source = min(found.bends)
     (out,) = found.program.outputs
-    stream = found.stream(source, [out])
+    stream = found.stream([source], [out])
     assert stream.reached == [out]
 
     def consume(total, indices, tangents):
@@ -51,4 +51,4 @@ def test_what_is_not_behind_the_source_is_not_reached():
     zero = jnp.zeros((), DTYPE)
     found = _bounds.walk(network, jnp.ones(4, DTYPE), zero, zero, False)
     last, first = max(found.bends), min(found.bends)
-    assert found.stream(last, [first]).reached == []
+    assert found.stream([last], [first]).reached == []
