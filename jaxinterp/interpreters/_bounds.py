@@ -126,7 +126,7 @@ def _bends(program: Graph, known: dict, node: Node) -> bool:
 def _constant(value: Array) -> Enclosure:
     dtype = tree.accumulator(value.dtype)
     return Enclosure(
-        value, value.astype(dtype), None, jnp.zeros((4, *value.shape), dtype), jnp.zeros((3,), dtype), True
+        value, value.astype(dtype), None, jnp.zeros((4, *value.shape), dtype), jnp.zeros((3,), dtype), jnp.asarray(True)
     )
 
 
@@ -157,7 +157,7 @@ class _Walker:
             rows = jnp.stack([jnp.broadcast_to(spread.astype(dtype), leaf.shape), ones, zeros, zeros])
             norms = jnp.asarray([1.0, 0.0, 0.0], dtype)
             tangent = tangents.reshape(total, *leaf.shape)
-            self.found[v] = Enclosure(leaf, leaf.astype(dtype), tangent, rows, norms, True)
+            self.found[v] = Enclosure(leaf, leaf.astype(dtype), tangent, rows, norms, jnp.asarray(True))
             start += size
 
     def read(self, v: int) -> Enclosure:
@@ -192,9 +192,7 @@ class _Walker:
             return
         moving = [v in self.program.dependent for v in node.inputs]
         if node.name == "stop_gradient":
-            held = self.read(node.inputs[0])
-            rows = held.rows.at[1:].set(0)
-            self.found[out] = Enclosure(held.centre, held.middle, None, rows, jnp.zeros_like(held.norms), False)
+            self.found[out] = self.read(node.inputs[0]).stopped()
         elif node.name == "mul" and all(moving):
             a, b = (self.sharpened(v) for v in node.inputs)
             self.bend(node, *elementwise(self.values[out], range_of_product(a, b), *product(a, b)))
@@ -272,6 +270,7 @@ class _Walker:
                 lambda arrays: jnp.maximum(*arrays),
                 unstable,
                 ends,
+                True,
             ),
         )
 
@@ -295,5 +294,6 @@ class _Walker:
                 lambda arrays: jnp.max(jnp.stack(arrays), 0),
                 unstable,
                 ends,
+                False,
             ),
         )

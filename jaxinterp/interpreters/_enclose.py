@@ -57,13 +57,10 @@ def enclose(
     below, at_centre = singular_value(flat)
     if output.centre.size == 1:
         below = at_centre = length(flat)
-    if output.is_exact:
-        moved = jnp.minimum(moved, times(around, bent))
+    moved = jnp.where(output.is_exact, jnp.minimum(moved, times(around, bent)), moved)
     norm = jnp.minimum(norm, at_centre + moved)
-    middle, half = output.middle, output.rows[0]
-    if output.is_exact:
-        limit = jnp.minimum(times(around, norm), times(around, output.nominal()) + times(around**2 / 2, bent))
-        middle, half = within(output, limit)
+    limit = jnp.minimum(times(around, norm), times(around, output.nominal()) + times(around**2 / 2, bent))
+    middle, half = within(output, jnp.where(output.is_exact, limit, jnp.inf))
     half = half + margin * jnp.abs(output.centre).astype(dtype)
     return Enclosed(
         (middle - half, middle + half),

@@ -30,7 +30,8 @@ class Enclosure:
       tangent: the derivative at x with respect to the input, [entries of x, *shape]; `None` for zeros.
       rows: four numbers per entry, [4, *shape]: half the width of the interval; ‖∇z‖; ‖∇z - ∇z(x)‖; ‖∇²z‖.
       norms: three numbers, [3]: ‖J‖; ‖J - J(x)‖; the norm of the second derivative as a bilinear map.
-      is_exact: whether J is the derivative of z, which it is not behind `stop_gradient`.
+      is_exact: whether z is continuous with J as its derivative, which it is not behind `stop_gradient`, nor where
+        `jnp.where` may jump; a boolean scalar.
     """
 
     centre: Array
@@ -38,7 +39,7 @@ class Enclosure:
     tangent: Array | None
     rows: Array
     norms: Array
-    is_exact: bool
+    is_exact: Array
 
     @property
     def low(self) -> Array:
@@ -54,6 +55,11 @@ class Enclosure:
     def spread(self) -> Array:
         """How far each entry moves from the centre."""
         return jnp.abs(self.middle - self.centre.astype(self.middle.dtype)) + self.rows[0]
+
+    def stopped(self) -> "Enclosure":
+        """The same values, without a derivative."""
+        rows, norms = self.rows.at[1:].set(0), jnp.zeros_like(self.norms)
+        return dataclasses.replace(self, tangent=None, rows=rows, norms=norms, is_exact=jnp.asarray(False))
 
     def nominal(self) -> Array:
         """The norm of each row of the Jacobian at x."""
@@ -144,7 +150,7 @@ def linear(operator: Operator, operands: Sequence[Enclosure], centre: Array, mid
     parts = jnp.stack([times(operator.norm(i), o.norms) for i, o in zip(positions, operands, strict=True)])
     joined = length(parts, 0) if operator.node.name == "concatenate" else jnp.sum(parts, 0)
     tangent = _pushed(operator, operands)
-    is_exact = all(o.is_exact for o in operands)
+    is_exact = _all([o.is_exact for o in operands])
     return Enclosure(centre, middle.astype(rows.dtype), tangent, rows, _least(joined, rows), is_exact)
 
 
@@ -225,7 +231,7 @@ def elementwise(
         )
         norms = norms.at[2].add(twice * cross)
     rows = jnp.stack([half, slope, change, bend])
-    is_exact = all(p.operand.is_exact for p in partials)
+    is_exact = _all([p.operand.is_exact for p in partials])
     parts = [
         p.centre.astype(p.operand.tangent.dtype)[None] * p.operand.tangent
         for p in partials
@@ -233,6 +239,10 @@ def elementwise(
     ]
     tangent = functools.reduce(jnp.add, parts) if parts else None
     return Enclosure(centre, middle, tangent, rows, _least(norms, rows), is_exact), Bend(moved, partials, seconds)
+
+
+def _all(conditions: Sequence[Array]) -> Array:
+    return functools.reduce(jnp.logical_and, conditions)
 
 
 def _largest(array: Array) -> Array:
@@ -246,6 +256,7 @@ def choice(
     most: Callable[[Sequence[Array]], Array],
     unstable: Array,
     ends: tuple[Array, Array],
+    is_continuous: bool,
 ) -> tuple[Enclosure, Bend]:
     """Passes enclosures through an equation each entry of whose result is one entry of its operands.
 
@@ -256,6 +267,7 @@ def choice(
       most: the largest of what could be taken.
       unstable: where another choice may be made within the ball.
       ends: the least and the greatest values of the result.
+      is_continuous: whether the candidates are equal where the choice changes.
     """
     stacked = [o.rows for o in operands]
     at_x, at_most = jax.vmap(lambda *rows: chosen(rows))(*stacked), jax.vmap(lambda *rows: most(rows))(*stacked)
@@ -267,7 +279,7 @@ def choice(
     norms = length(jnp.stack([o.norms for o in operands]), 0)
     norms = norms.at[1].add(length(moved)).at[2].max(jnp.where(jnp.any(unstable), jnp.inf, 0))
     tangent = _pushed(chosen, operands)
-    is_exact = all(o.is_exact for o in operands)
+    is_exact = _all([o.is_exact for o in operands]) & (is_continuous | ~jnp.any(unstable))
     enclosure = Enclosure(centre, middle, tangent, rows, _least(norms, rows), is_exact)
     return enclosure, Bend(moved, unstable=unstable)
 

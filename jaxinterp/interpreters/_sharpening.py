@@ -25,9 +25,8 @@ def anchored(z: Enclosure, radius: Array, change: Array | None = None, change_no
     """
     half, slope, moved, bend = z.rows
     norm, moved_norm, bend_norm = z.norms
-    if z.is_exact:
-        moved = jnp.minimum(moved, times(radius, bend))
-        moved_norm = jnp.minimum(moved_norm, times(radius, bend_norm))
+    moved = jnp.where(z.is_exact, jnp.minimum(moved, times(radius, bend)), moved)
+    moved_norm = jnp.where(z.is_exact, jnp.minimum(moved_norm, times(radius, bend_norm)), moved_norm)
     if change is not None and change_norm is not None:
         moved, moved_norm = jnp.minimum(moved, change), jnp.minimum(moved_norm, change_norm)
     moved_norm = jnp.minimum(moved_norm, length(moved))
@@ -36,10 +35,8 @@ def anchored(z: Enclosure, radius: Array, change: Array | None = None, change_no
         matrix = z.tangent.reshape(len(z.tangent), -1).astype(z.rows.dtype)
         norm = jnp.minimum(norm, spectral_bound(matrix) + moved_norm)
     norm = jnp.minimum(norm, length(slope))
-    middle = z.middle
-    if z.is_exact:
-        limit = jnp.minimum(times(radius, slope), times(radius, z.nominal()) + times(radius**2 / 2, bend))
-        middle, half = within(z, limit)
+    limit = jnp.minimum(times(radius, slope), times(radius, z.nominal()) + times(radius**2 / 2, bend))
+    middle, half = within(z, jnp.where(z.is_exact, limit, jnp.inf))
     rows = jnp.stack([half, slope, moved, bend])
     return dataclasses.replace(z, middle=middle, rows=rows, norms=jnp.stack([norm, moved_norm, bend_norm]))
 

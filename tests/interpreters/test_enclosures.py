@@ -25,7 +25,7 @@ def enclosure(seed, spread, slope=1.0):
     rows = jnp.stack([jnp.full(3, spread, DTYPE), size + 0.1, jnp.full(3, 0.1, DTYPE), jnp.ones(3, DTYPE)])
     norm = jnp.linalg.norm(tangent, ord=2)
     norms = jnp.asarray([norm + 0.2, 0.2, 1.0], DTYPE)
-    return _enclosures.Enclosure(centre, centre, tangent, rows, norms, True)
+    return _enclosures.Enclosure(centre, centre, tangent, rows, norms, jnp.asarray(True))
 
 
 def test_nothing_times_infinity_is_nothing():
@@ -84,6 +84,7 @@ def test_choices_take_the_slopes_of_what_may_be_chosen():
         lambda arrays: jnp.maximum(*arrays),
         unstable,
         (jnp.maximum(a.low, b.low), jnp.maximum(a.high, b.high)),
+        True,
     )
     most = np.maximum(a.rows[1], b.rows[1])
     np.testing.assert_allclose(found.rows[1], np.where(unstable, most, taken([a.rows[1], b.rows[1]])), rtol=1e-6)

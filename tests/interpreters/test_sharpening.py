@@ -25,7 +25,7 @@ def simple(spread, bend):
     tangent = jnp.asarray([[3.0, 0.0], [4.0, 1.0]])
     rows = jnp.stack([jnp.full(2, spread), jnp.full(2, 100.0), jnp.full(2, 50.0), jnp.full(2, bend)])
     norms = jnp.asarray([1000.0, 500.0, bend])
-    return _enclosures.Enclosure(centre, centre, tangent, rows, norms, True)
+    return _enclosures.Enclosure(centre, centre, tangent, rows, norms, jnp.asarray(True))
 
 
 def test_what_the_derivative_at_the_centre_says():
@@ -52,7 +52,7 @@ def test_more_may_be_known_of_the_change_of_the_jacobian():
 def test_behind_stop_gradient_the_second_derivative_says_nothing_of_the_first():
     """Of x·stop_gradient(x) it is zero, while the derivative moves."""
     z = simple(10.0, 0.0)
-    z = _enclosures.Enclosure(z.centre, z.middle, z.tangent, z.rows, z.norms, False)
+    z = _enclosures.Enclosure(z.centre, z.middle, z.tangent, z.rows, z.norms, jnp.asarray(False))
     found = _sharpening.anchored(z, jnp.asarray(0.1))
     np.testing.assert_allclose(found.rows[2], 50.0)
     np.testing.assert_allclose(found.rows[0], 10.0)
