@@ -68,7 +68,7 @@ def bounds(
     its own counts by its values. Bounds hold in real arithmetic, and rounding is allowed for by 64 units in the last
     place, and by 4 for each linear equation: in float32 they are not a proof against its rounding.
 
-    The memory: inputs times the largest array.
+    Call it under `jax.jit`: it makes many small operations. The memory: inputs times the largest array.
 
     Args:
       f: a function that returns one array; only supported primitives may depend on the input.
