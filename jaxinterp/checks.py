@@ -80,17 +80,21 @@ def distance(name: str, value: Any, *, finite: bool = True) -> Array:
     return number if is_wide else number.astype(jnp.float32)
 
 
-def number(name: str, value: Any) -> float:
+def _of(method: str | None) -> str:
+    return f" of `{method}`" if method else ""
+
+
+def number(name: str, value: Any, method: str | None = None) -> float:
     """Returns `value` if it is a real number; `TypeError` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"`{name}` must be a number, fixed when the method is built; got {value!r}.")
+        raise TypeError(f"`{name}`{_of(method)} must be a number, fixed when the method is built; got {value!r}.")
     return float(value)
 
 
-def positive(name: str, value: Any) -> float:
+def positive(name: str, value: Any, method: str | None = None) -> float:
     """Returns `value` if it is a number above 0; `TypeError` or `ValueError` otherwise."""
-    if not number(name, value) > 0:
-        raise ValueError(f"`{name}` must be positive; got {value}.")
+    if not number(name, value, method) > 0:
+        raise ValueError(f"`{name}`{_of(method)} must be positive; got {value}.")
     return float(value)
 
 

@@ -11,63 +11,78 @@ from jaxinterp.typing import Array, Key, PyTree
 
 Norm = Literal["l2", "linf"]
 
+Ascent = Callable[..., tuple[PyTree, Array]]
+
 
 def projected_ascent(
-    key: Key,
-    g: Callable[[PyTree], Array],
-    x: PyTree,
-    radius: Array,
-    *,
-    norm: Norm = "l2",
-    step_size: float = 0.125,
-    num_steps: int = 20,
-    num_restarts: int = 1,
-    box: tuple[PyTree, PyTree] = (None, None),
-) -> tuple[PyTree, Array]:
-    r"""The point of a ball around x where g was largest on the way, and g there.
+    *, norm: Norm = "l2", num_steps: int = 20, num_restarts: int = 1, step_size: float = 0.125
+) -> Ascent:
+    r"""Returns `(key, g, x, radius) -> (point, value)`, where g was largest on the way up in a ball around x.
 
     :math:`x \leftarrow \Pi\bigl(x + \eta r\, d\bigr)` with d the gradient over its norm ("l2") or its sign ("linf"),
     and Π the projection on the ball, then on the box. The first run starts at x, the others at random points on the
     sphere (corners of the cube).
 
     Args:
-      key: random key.
-      g: a scalar function of x alone.
-      x: the centre, a pytree of floating-point arrays.
-      radius: r, a scalar.
       norm: of the ball.
-      step_size: η, in units of the radius.
       num_steps: of each run.
       num_restarts: how many runs.
-      box: the least and the greatest values, pytree prefixes of x, or `None`.
+      step_size: η, in units of the radius.
 
-    >>> point, value = projected_ascent(jax.random.key(0), lambda x: 3 * x[0], jnp.zeros(2), jnp.asarray(1.0))
+    Returns:
+      A function of a key, a scalar function of x alone, x (a pytree of floating-point arrays), the radius r (a scalar)
+      and the keyword `box`: the least and the greatest values, pytree prefixes of x, or `None`.
+
+    Raises:
+      ValueError: if a count or the step is not positive, the norm unknown, or at the call if the box is empty.
+
+    >>> climb = projected_ascent(num_steps=20)
+    >>> point, value = climb(jax.random.key(0), lambda x: 3 * x[0], jnp.zeros(2), jnp.asarray(1.0))
     >>> round(float(value), 3)
     3.0
     """
-    inside = _projection(x, radius, norm, *box)
-    ascend = interpreters.loop_safe(jax.value_and_grad(g))
+    checks.one_of("norm", norm, ("l2", "linf"))
+    checks.positive_integer("num_steps", num_steps)
+    checks.positive_integer("num_restarts", num_restarts)
+    checks.positive("step_size", step_size)
 
-    def run(index: Array) -> tuple[Array, PyTree]:
-        share = jnp.where(index == 0, 0.0, 1.0) * radius
-        first = inside(tree.axpy(share, _direction(tree.normal_like(jax.random.fold_in(key, index), x), norm), x))
+    def climb(
+        key: Key,
+        g: Callable[[PyTree], Array],
+        x: PyTree,
+        radius: Array,
+        *,
+        box: tuple[PyTree, PyTree] = (None, None),
+    ) -> tuple[PyTree, Array]:
+        inside = _projection(x, radius, norm, *box)
+        ascend = interpreters.loop_safe(jax.value_and_grad(g))
 
-        def step(_: Array, state: tuple[PyTree, PyTree, Array]) -> tuple[PyTree, PyTree, Array]:
-            point, best, most = state
-            value, slope = ascend(point)
+        def run(index: Array) -> tuple[Array, PyTree]:
+            share = jnp.where(index == 0, 0.0, 1.0) * radius
+            first = inside(tree.axpy(share, _direction(tree.normal_like(jax.random.fold_in(key, index), x), norm), x))
+
+            def step(_: Array, state: tuple[PyTree, PyTree, Array]) -> tuple[PyTree, PyTree, Array]:
+                point, best, most = state
+                value, slope = ascend(point)
+                best = jax.tree.map(lambda a, b: jnp.where(value > most, a, b), point, best)
+                return (
+                    inside(tree.axpy(step_size * radius, _direction(slope, norm), point)),
+                    best,
+                    jnp.fmax(most, value),
+                )
+
+            lowest = jnp.full((), -jnp.inf, jax.eval_shape(g, x).dtype)
+            point, best, most = jax.lax.fori_loop(0, num_steps, step, (first, first, lowest))
+            value = g(point)
             best = jax.tree.map(lambda a, b: jnp.where(value > most, a, b), point, best)
-            return inside(tree.axpy(step_size * radius, _direction(slope, norm), point)), best, jnp.fmax(most, value)
+            return jnp.fmax(most, value), best
 
-        lowest = jnp.full((), -jnp.inf, jax.eval_shape(g, x).dtype)
-        point, best, most = jax.lax.fori_loop(0, num_steps, step, (first, first, lowest))
-        value = g(point)
-        best = jax.tree.map(lambda a, b: jnp.where(value > most, a, b), point, best)
-        return jnp.fmax(most, value), best
+        values, points = jax.lax.map(run, jnp.arange(num_restarts, dtype=jnp.int32))
+        chosen = jnp.argmax(values)
+        point = jax.tree.map(lambda a: a[chosen], points)
+        return point, jnp.where(jnp.isneginf(values[chosen]), g(point), values[chosen])  # NaN where all of them were
 
-    values, points = jax.lax.map(run, jnp.arange(num_restarts, dtype=jnp.int32))
-    chosen = jnp.argmax(values)
-    point = jax.tree.map(lambda a: a[chosen], points)
-    return point, jnp.where(jnp.isneginf(values[chosen]), g(point), values[chosen])  # NaN where all of them were
+    return climb
 
 
 def _direction(slope: PyTree, norm: Norm) -> PyTree:

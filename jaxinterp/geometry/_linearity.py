@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, derivatives, local, tree
-from jaxinterp.derivatives import Estimate, Norm, Spectral, projected_ascent
+from jaxinterp.derivatives import Ascent, Estimate, Norm, Spectral, projected_ascent
 from jaxinterp.interpreters import restrict, restrict_scalar
 from jaxinterp.typing import Array, Key, PyTree, ScalarFn
 
@@ -100,17 +100,12 @@ def local_lipschitz(
     >>> round(float(steep.value), 3), round(float(steep.point[0]), 3)
     (3.0, 1.5)
     """
-    options = _options(norm, num_steps, num_restarts, step_size)
+    climb = projected_ascent(norm=norm, num_steps=num_steps, num_restarts=num_restarts, step_size=step_size)
 
-    def search(key: Key, *args: PyTree, radius: Array | float) -> Attained:
-        g, x = restrict_scalar("local_lipschitz", f, argnums, args)
-        reach = checks.distance("radius", radius)
-        point, value = projected_ascent(
-            checks.key("local_lipschitz", key), lambda z: tree.norm(jax.grad(g)(z)), x, reach, **options
-        )
-        return Attained(value, point)
+    def steepness(g: ScalarFn, x: PyTree) -> ScalarFn:
+        return lambda z: tree.norm(jax.grad(g)(z))
 
-    return search
+    return _searched("local_lipschitz", f, argnums, climb, steepness)
 
 
 def local_linearity(
@@ -144,21 +139,18 @@ def local_linearity(
     >>> round(float(gap.value), 4)
     0.5
     """
-    options = _options(norm, num_steps, num_restarts, step_size)
+    climb = projected_ascent(norm=norm, num_steps=num_steps, num_restarts=num_restarts, step_size=step_size)
 
-    def search(key: Key, *args: PyTree, radius: Array | float) -> Attained:
-        g, x = restrict_scalar("local_linearity", f, argnums, args)
-        reach = checks.distance("radius", radius)
+    def gap(g: ScalarFn, x: PyTree) -> ScalarFn:
         value, slope = jax.value_and_grad(g)(x)
 
-        def gap(z: PyTree) -> Array:
+        def at(z: PyTree) -> Array:
             difference = g(z) - value
             return jnp.abs(difference - tree.vdot(slope, tree.sub(z, x)).astype(difference.dtype))
 
-        point, most = projected_ascent(checks.key("local_linearity", key), gap, x, reach, **options)
-        return Attained(most, point)
+        return at
 
-    return search
+    return _searched("local_linearity", f, argnums, climb, gap)
 
 
 def gradient_change(
@@ -200,9 +192,19 @@ def gradient_change(
     return estimate
 
 
-def _options(norm: Norm, num_steps: int, num_restarts: int, step_size: float) -> dict:
-    checks.one_of("norm", norm, ("l2", "linf"))
-    checks.positive_integer("num_steps", num_steps)
-    checks.positive_integer("num_restarts", num_restarts)
-    checks.positive("step_size", step_size)
-    return {"norm": norm, "num_steps": num_steps, "num_restarts": num_restarts, "step_size": step_size}
+def _searched(
+    method: str,
+    f: ScalarFn,
+    argnums: int | tuple[int, ...],
+    climb: Ascent,
+    measure: Callable[[ScalarFn, PyTree], ScalarFn],
+) -> Callable[..., Attained]:
+    """The largest of what is measured of f around x, in a ball around x."""
+
+    def search(key: Key, *args: PyTree, radius: Array | float) -> Attained:
+        key = checks.key(method, key)
+        g, x = restrict_scalar(method, f, argnums, args)
+        point, value = climb(key, measure(g, x), x, checks.distance("radius", radius))
+        return Attained(value, point)
+
+    return search

@@ -33,7 +33,7 @@ from jaxinterp.interpreters._enclosures import (
 )
 from jaxinterp.interpreters._graph import Graph, Node
 from jaxinterp.interpreters._linearity import is_linear
-from jaxinterp.interpreters._operators import Operator, with_infinity
+from jaxinterp.interpreters._operators import OPERATORS, Operator, with_infinity
 from jaxinterp.interpreters._predicates import Predicate, predicate
 from jaxinterp.interpreters._sharpening import anchored, linked, streamed
 from jaxinterp.interpreters._streams import Known, Stream, needed, read_by
@@ -209,7 +209,7 @@ class _Walker:
 
     def is_operator(self, node: Node) -> bool:
         floating = all(v not in self.program.dependent or v in self.program.active for v in node.inputs)
-        return floating and is_linear(node, self.program)
+        return node.name in OPERATORS and floating and is_linear(node, self.program)
 
     def through(self, node: Node) -> None:
         """A linear node."""

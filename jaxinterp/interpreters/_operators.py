@@ -8,9 +8,16 @@ import jax.numpy as jnp
 
 from jaxinterp import tree
 from jaxinterp.interpreters._graph import Node
+from jaxinterp.interpreters._ir import names
+from jaxinterp.interpreters._linearity import LINEAR
 from jaxinterp.typing import Array
 
 SIGNS = ("sub", "neg")
+
+OPERATORS = LINEAR | names(
+    """conv_general_dilated div dot_general dynamic_update_slice integer_pow mul scatter scatter-add select_n"""
+)
+"""Linear primitives whose coefficients are products of their constant operands, or ones: a solve is none of them."""
 
 
 def with_infinity(apply: Callable[[Sequence[Array]], Array]) -> Callable[[Sequence[Array]], Array]:
@@ -85,7 +92,7 @@ def singular_value(matrix: Array) -> tuple[Array, Array]:
 
 
 def _unit(array: Array) -> Array:
-    length = root(jnp.sum(array**2))
+    length = tree.norm(array)
     return array / jnp.where(length == 0, jnp.ones_like(length), length)
 
 

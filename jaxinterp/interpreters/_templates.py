@@ -47,6 +47,9 @@ def _simpler(program: Graph, node: Node, operands: list) -> list:
         case "abs":
             return [jnp.maximum(operands[0], -operands[0])]
         case "pow" if not moving[1]:
+            exponent = program.literal(node.inputs[1])
+            if exponent is not None and exponent.size == 1 and float(exponent).is_integer():
+                return [jax.lax.integer_pow(operands[0], int(exponent))]
             return [jnp.exp(operands[1].astype(operands[0].dtype) * jnp.log(operands[0]))]
         case "reduce_max" | "reduce_min":
             return [_by_halves(node, operands[0])]

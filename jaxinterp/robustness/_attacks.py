@@ -97,26 +97,13 @@ def pgd(
     >>> round(float(found.value), 4), round(float(found.distance), 4)
     (5.0, 1.0)
     """
-    checks.one_of("norm", norm, ("l2", "linf"))
-    checks.positive_integer("num_steps", num_steps)
-    checks.positive_integer("num_restarts", num_restarts)
-    checks.positive("step_size", step_size)
+    climb = projected_ascent(norm=norm, num_steps=num_steps, num_restarts=num_restarts, step_size=step_size)
 
     def attack(key: Key, *args: PyTree, radius: Array | float, low: PyTree = None, high: PyTree = None) -> Attack:
         key = checks.key("pgd", key)
         g, x = restrict_scalar("pgd", f, argnums, args)
         reach = checks.distance("radius", radius)
-        point, value = projected_ascent(
-            key,
-            g,
-            x,
-            reach,
-            norm=norm,
-            step_size=step_size,
-            num_steps=num_steps,
-            num_restarts=num_restarts,
-            box=(low, high),
-        )
+        point, value = climb(key, g, x, reach, box=(low, high))
         return Attack(point, value, tree.norm(tree.sub(point, x)))
 
     return attack

@@ -85,7 +85,7 @@ def fragility(stddev: float) -> Callable[[Callable[..., Array], PyTree, PyTree, 
     >>> round(float(fragility(1.0)(linear, 5.0, {}, jax.random.key(0), jnp.array([2.0]), 0)), 4)
     0.1269
     """
-    checks.positive("stddev` of `fragility", stddev)
+    checks.positive("stddev", stddev, "fragility")
 
     def penalty(apply: Callable[..., Array], params: PyTree, state: PyTree, key: Key, x: PyTree, label: Array) -> Array:
         del key  # deterministic

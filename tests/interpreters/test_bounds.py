@@ -89,3 +89,9 @@ def test_what_has_no_rule_is_named():
         walked(lambda x: jnp.sort(x)[0], jnp.ones(3, DTYPE))
     with pytest.raises(NotImplementedError, match="takes the input to dtype int32"):
         walked(lambda x: x[jnp.argmax(x)], jnp.ones(3, DTYPE))
+
+
+def test_a_solve_is_linear_but_its_coefficients_are_not_its_constants():
+    triangle = jnp.asarray([[1.0, 0.0], [-3.0, 0.5]], DTYPE)
+    with pytest.raises(NotImplementedError, match="no rule for the primitive `triangular_solve`"):
+        walked(lambda x: jax.scipy.linalg.solve_triangular(triangle, x, lower=True)[1], jnp.ones(2, DTYPE))

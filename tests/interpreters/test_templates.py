@@ -60,6 +60,8 @@ def test_what_only_looks_alike_is_not_taken():
         lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2, 2), (1, 2), [(1, 0), (0, 1)]),
         lambda x: jnp.einsum("ij,kj->jik", x, jnp.sin(x)),
         lambda x: jnp.power(x * x + 1.0, 1.5),
+        lambda x: jnp.power(x, jnp.asarray(3.0)),  # of negative numbers too
+        lambda x: jnp.power(x, jnp.full((2,), -2.0)),
     ],
 )
 def test_the_program_in_few_primitives_computes_the_same(f):
