@@ -206,6 +206,8 @@ class Measure:
     """Noise samples per example and level of the Monte Carlo estimate."""
     temperature: Positive = 1.0
     """Of the softmax estimate."""
+    radii: tuple[Positive, ...] = (0.5,)
+    """Euclidean radii of the PGD attacks, in units of the normalised input; may be empty."""
     num_iterations: Count = 64
     """Largest number of Hessian-vector products per example."""
     batch_size: Count = 64

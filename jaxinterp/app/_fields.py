@@ -35,13 +35,20 @@ Positive = Annotated[float, Range(0, beyond=True)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 
-Activation = Literal["gelu", "softplus", "tanh", "silu", "relu"]
+
+def sharp_softplus(x: Array) -> Array:
+    """Softplus with β = 1000: within 0.0007 of ReLU, but with a second derivative everywhere."""
+    return nnx.softplus(1e3 * x) / 1e3
+
+
+Activation = Literal["gelu", "softplus", "tanh", "silu", "relu", "sharp_softplus"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": nnx.gelu,
     "softplus": nnx.softplus,
     "tanh": nnx.tanh,
     "silu": nnx.silu,
     "relu": nnx.relu,
+    "sharp_softplus": sharp_softplus,
 }
 
 Head = Literal["logit", "log_prob", "margin", "cross_entropy"]

@@ -15,6 +15,8 @@ from jaxinterp.app._progress import Advance
 from jaxinterp.app._run import Run
 from jaxinterp.typing import Array, Key, LogitsFn
 
+PGD_STEPS = 20
+
 EPSILON = 1e-30
 """In the normalised curvature: what guards a gradient of zero must not outweigh the gradients of a sure network."""
 
@@ -52,6 +54,11 @@ def robustness_name(estimator: str, level: float) -> str:
     return f"p_robust_{estimator}_{level:g}"
 
 
+def attack_name(radius: float) -> str:
+    """The name of the accuracy under attack among the measurements."""
+    return f"pgd_{radius:g}"
+
+
 def quantities(settings: Measure) -> dict[str, PerExample]:
     """What is measured for each example, by name."""
     work: dict[str, PerExample] = {
@@ -61,6 +68,8 @@ def quantities(settings: Measure) -> dict[str, PerExample]:
     for stddev in settings.stddevs:
         work[robustness_name("monte_carlo", stddev)] = functools.partial(_monte_carlo, settings.num_samples, stddev)
         work[robustness_name("taylor", stddev)] = functools.partial(_taylor, stddev)
+    for radius in settings.radii:
+        work[attack_name(radius)] = functools.partial(_attacked, radius)
     work[robustness_name("softmax", settings.temperature)] = functools.partial(_softmax, settings.temperature)
     return work
 
@@ -91,6 +100,12 @@ def _taylor(stddev: float, f: LogitsFn, key: Key, x: Array, label: Array) -> dic
     return {"probability": result.probability, "stderr": result.stderr}
 
 
+def _attacked(radius: float, f: LogitsFn, key: Key, x: Array, label: Array) -> dict[str, Array]:
+    found = robustness.pgd(heads.cross_entropy(f), num_steps=PGD_STEPS)(key, x, label, radius=radius)
+    holds = jnp.argmax(f(found.point)) == label
+    return {"accuracy": holds.astype(found.value.dtype), "loss": found.value}
+
+
 def _softmax(temperature: float, f: LogitsFn, key: Key, x: Array, label: Array) -> dict[str, Array]:
     result = robustness.softmax(f)(x, temperature=temperature)
     return {"probability": result.probability, "stderr": result.stderr}
@@ -109,6 +124,8 @@ def _summary(everything: dict[str, dict[str, np.ndarray]], settings: Measure) ->
             kept = arrays["stderr"][arrays["finite"]]
             sampling = float(np.sqrt(np.sum(kept**2))) / len(kept) if len(kept) else float("nan")
             results["p_robust"].setdefault(estimator, {})[f"{level:g}"] = statistics | {"sampling_stderr": sampling}
+    attacks = {f"{radius:g}": everything[attack_name(radius)] for radius in settings.radii}
+    results["pgd_accuracy"] = {level: _statistics(a["accuracy"], a["finite"]) for level, a in attacks.items()}
     results["non_finite_measurements"] = {name: int(np.sum(~a["finite"])) for name, a in everything.items()}
     return results
 

@@ -98,4 +98,6 @@ def headline(run: Run) -> str:
         for level, statistics in results["p_robust"]["monte_carlo"].items():
             mean, stderr = (text(statistics[name], ".3f") for name in ("mean", "stderr"))
             lines.append(f"p_robust, σ = {level:<6}  {mean} ± {stderr}")
+        for radius, statistics in results["pgd_accuracy"].items():
+            lines.append(f"PGD-20, radius {radius:<6} {100 * statistics['mean']:.1f} % still right")
     return "\n".join(lines)

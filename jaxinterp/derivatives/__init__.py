@@ -19,6 +19,7 @@ from jaxinterp.derivatives._quadrature import QuadratureRule as QuadratureRule
 from jaxinterp.derivatives._quadrature import gauss_legendre as gauss_legendre
 from jaxinterp.derivatives._quadrature import midpoint as midpoint
 from jaxinterp.derivatives._quadrature import trapezoid as trapezoid
+from jaxinterp.derivatives._rays import first_change as first_change
 from jaxinterp.derivatives._spectral import Spectral as Spectral
 from jaxinterp.derivatives._spectral import lanczos as lanczos
 from jaxinterp.derivatives._spectral import power_iteration as power_iteration

@@ -10,6 +10,11 @@ from jaxinterp.geometry._hessian import hessian_density as hessian_density
 from jaxinterp.geometry._hessian import hessian_eigenpairs as hessian_eigenpairs
 from jaxinterp.geometry._hessian import hessian_frobenius_norm as hessian_frobenius_norm
 from jaxinterp.geometry._hessian import hessian_trace as hessian_trace
+from jaxinterp.geometry._level_sets import LevelSetPoint as LevelSetPoint
+from jaxinterp.geometry._level_sets import Simplex as Simplex
+from jaxinterp.geometry._level_sets import level_distance as level_distance
+from jaxinterp.geometry._level_sets import level_set_traversal as level_set_traversal
+from jaxinterp.geometry._level_sets import simplex as simplex
 from jaxinterp.geometry._linearity import Attained as Attained
 from jaxinterp.geometry._linearity import gradient_change as gradient_change
 from jaxinterp.geometry._linearity import jacobian_norm as jacobian_norm

@@ -10,9 +10,12 @@ from jaxinterp.models._llama import Llama as Llama
 from jaxinterp.models._llama2c import llama_from_llama2c as llama_from_llama2c
 from jaxinterp.models._low_curvature import CentredSoftplus as CentredSoftplus
 from jaxinterp.models._low_curvature import LipschitzBatchNorm as LipschitzBatchNorm
-from jaxinterp.models._low_curvature import LowCurvatureConvNet as LowCurvatureConvNet
 from jaxinterp.models._low_curvature import SpectralConv as SpectralConv
+from jaxinterp.models._low_curvature_networks import LowCurvatureConvNet as LowCurvatureConvNet
+from jaxinterp.models._low_curvature_networks import LowCurvatureResNet as LowCurvatureResNet
+from jaxinterp.models._low_curvature_networks import LowCurvatureVGG as LowCurvatureVGG
 from jaxinterp.models._mlp import MLP as MLP
 from jaxinterp.models._resnet import ResNet as ResNet
 from jaxinterp.models._resnet import resnet_from_torch as resnet_from_torch
 from jaxinterp.models._tokenizer import Tokenizer as Tokenizer
+from jaxinterp.models._vgg import VGG as VGG

@@ -7,6 +7,17 @@ from flax import nnx
 from jaxinterp.typing import Array
 
 
+def image_shape(network: str, shape: Sequence[int]) -> tuple[int, int, int]:
+    """Returns the shape of one example if it is an image; `ValueError` naming the network otherwise."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"`{network}` needs images of shape [height, width, channels], but one example has shape {tuple(shape)}; "
+            "use `MLP` for other data."
+        )
+    height, width, channels = shape
+    return height, width, channels
+
+
 class ConvBlock(nnx.Module):
     """A 3x3 convolution, batch normalisation if wanted, and an activation."""
 
@@ -58,12 +69,7 @@ class ConvNet(nnx.Module):
         activation: Callable[[Array], Array] = nnx.softplus,
         rngs: nnx.Rngs,
     ) -> None:
-        if len(input_shape) != 3:
-            raise ValueError(
-                f"`ConvNet` needs images of shape [height, width, channels], but one example has shape "
-                f"{tuple(input_shape)}; use `MLP` for other data."
-            )
-        height, width, channels = input_shape
+        height, width, channels = image_shape("ConvNet", input_shape)
         self.batch_norm, self.activation = batch_norm, activation
         self.num_blocks = len(widths)
         for i, features in enumerate(widths):

@@ -1,4 +1,4 @@
-"""Layers whose curvature and slope can be held down, and the network made of them (Srinivas et al., 2022)."""
+"""Layers whose curvature and slope can be held down (Srinivas et al., 2022)."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxinterp import derivatives
-from jaxinterp.models._convnet import ConvNet
 from jaxinterp.typing import Array
 
 
@@ -158,44 +157,3 @@ class LowCurvatureBlock(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         return self.activation(self.norm(self.conv(x)))
-
-
-class LowCurvatureConvNet(ConvNet):
-    r"""`ConvNet` made of low-curvature blocks.
-
-    With the penalties on β and γ (`penalties.activation_curvature`, `penalties.normalisation_slope`) the bound of its
-    curvature is trained down; with that on the gradient norm also the curvature itself. The last layer is not
-    normalised.
-
-    Args:
-      input_shape: shape of one image.
-      widths: channels of the blocks; each after the first halves the resolution.
-      num_classes: number of logits.
-      beta: where the β of the activations start.
-      gamma: where the γ of the normalisations start.
-      rngs: where the initial parameters are drawn from.
-
-    Raises:
-      ValueError: if the examples are not images.
-
-    Source: Srinivas, Matoba, Lakkaraju & Fleuret (2022).
-    """
-
-    def __init__(
-        self,
-        input_shape: Sequence[int],
-        *,
-        widths: Sequence[int] = (16, 32),
-        num_classes: int,
-        beta: float = 5.0,
-        gamma: float = 10.0,
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.beta, self.gamma = beta, gamma
-        super().__init__(input_shape, widths=widths, num_classes=num_classes, batch_norm=True, rngs=rngs)
-
-    def block(self, channels: int, features: int, stride: int, image: tuple[int, int], rngs: nnx.Rngs) -> nnx.Module:
-        """One block for images of that height and width."""
-        return LowCurvatureBlock(
-            channels, features, stride=stride, image=image, beta=self.beta, gamma=self.gamma, rngs=rngs
-        )

@@ -32,10 +32,23 @@ class ResidualBlock(nnx.Module):
     def __call__(self, x: Array) -> Array:
         y = self.activation(self.norm_0(self.conv_0(x)))
         y = self.norm_1(self.conv_1(y))
+        return self.activation(y + self.shortcut(x))
+
+    def shortcut(self, x: Array) -> Array:
+        """What is added to the two convolutions."""
         before = self.new_channels // 2
-        shortcut = x[:, :: self.stride, :: self.stride, :]
-        shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (before, self.new_channels - before)))
-        return self.activation(y + shortcut)
+        x = x[:, :: self.stride, :: self.stride, :]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, self.new_channels - before)))
+
+
+def residual_blocks(widths: Sequence[int], blocks_per_stage: int) -> list[tuple[int, int, int]]:
+    """Channels before and after each block, and its stride: each stage after the first halves the resolution."""
+    blocks, channels = [], widths[0]
+    for i, width in enumerate(widths):
+        for j in range(blocks_per_stage):
+            blocks.append((channels, width, 2 if i > 0 and j == 0 else 1))
+            channels = width
+    return blocks
 
 
 class ResNet(nnx.Module):
@@ -64,14 +77,10 @@ class ResNet(nnx.Module):
         self.num_blocks = len(widths) * blocks_per_stage
         self.conv = _conv3x3(channels, widths[0], 1, rngs)
         self.norm = nnx.BatchNorm(widths[0], momentum=0.9, rngs=rngs)
-        width = widths[0]
-        for i in range(self.num_blocks):
-            stage, position = divmod(i, blocks_per_stage)
-            stride = 2 if stage > 0 and position == 0 else 1
-            block = ResidualBlock(width, widths[stage], stride=stride, activation=activation, rngs=rngs)
+        for i, (channels, width, stride) in enumerate(residual_blocks(widths, blocks_per_stage)):
+            block = ResidualBlock(channels, width, stride=stride, activation=activation, rngs=rngs)
             setattr(self, f"blocks_{i}", block)
-            width = widths[stage]
-        self.head = nnx.Linear(width, num_classes, rngs=rngs)
+        self.head = nnx.Linear(widths[-1], num_classes, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """Maps a batch of images to a batch of logits."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, interpreters, tree
-from jaxinterp.derivatives import Norm, jacobian, projected_ascent
+from jaxinterp.derivatives import Norm, first_change, jacobian, projected_ascent
 from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.robustness._events import restricted_margins, same_prediction
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree, ScalarFn
@@ -198,38 +198,11 @@ def boundary_distance(
     >>> round(float(boundary_distance(f)(jnp.array([2.0, 1.0]), direction=jnp.array([-3.0, 0.0]), reach=10.0)), 4)
     2.0
     """
-    checks.positive_integer("num_points", num_points)
-    checks.positive_integer("num_bisections", num_bisections)
+    along = first_change("boundary_distance", num_points=num_points, num_bisections=num_bisections)
 
     def distance(*args: PyTree, direction: PyTree, reach: Array | float) -> Array:
         margins, x, clean = restricted_margins("boundary_distance", f, argnums, same_prediction, args)
-        far = checks.distance("reach", reach)
-        if checks.concrete(far) == 0:
-            raise ValueError("`reach` of `boundary_distance` must be positive.")
-        vector = checks.same_structure("boundary_distance", "direction", direction, x)
-        length = tree.norm(vector)
-        if checks.concrete(length) == 0:
-            raise ValueError("`direction` of `boundary_distance` must not be zero.")
-        vector = tree.scale(1 / length, vector)
-        spacing = far / num_points
-        changed = interpreters.loop_safe(lambda t: ~jnp.all(margins(tree.axpy(t, vector, x)) >= 0))
-
-        def scan(state: tuple[Array, Array]) -> tuple[Array, Array]:
-            index, _ = state
-            return index + 1, changed((index + 1).astype(spacing.dtype) * spacing)
-
-        start = (jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-        index, found = jax.lax.while_loop(lambda s: (s[0] < num_points) & ~s[1], scan, start)
-
-        def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = ends
-            middle = (low + high) / 2
-            is_beyond = changed(middle)
-            return jnp.where(is_beyond, low, middle), jnp.where(is_beyond, middle, high)
-
-        last = index.astype(spacing.dtype) * spacing
-        _, high = jax.lax.fori_loop(0, num_bisections, halve, (last - spacing, last))
-        is_known = (length > 0) & (far > 0) & ~jnp.any(jnp.isnan(clean))
-        return jnp.where(found, high, jnp.inf) * jnp.where(is_known, 1.0, jnp.nan)
+        found = along(lambda point: ~jnp.all(margins(point) >= 0), x, direction, reach)
+        return jnp.where(jnp.any(jnp.isnan(clean)), jnp.nan, found)
 
     return distance

@@ -1,0 +1,15 @@
+"""MNIST, 10 000 digits: what the low-curvature network of `mnist_low_curvature.py` is compared with."""
+
+from jaxinterp import app
+
+
+def get_config() -> app.Experiment:
+    """Convolutions, batch normalisation and nearly ReLU; no penalty. Set `--data.path` to the archive."""
+    return app.Experiment(
+        data=app.Files(format="npz", path="../shared/data/mnist_10k.npz"),
+        model=app.ConvNet(widths=(16, 32, 32), batch_norm=True, activation="sharp_softplus"),
+        optimizer=app.AdamW(learning_rate=2e-3, weight_decay=5e-4),
+        training=app.Training(num_steps=1000, batch_size=128),
+        explain=app.Explain(methods=("gradient", "integrated_gradients"), secant_samples=100),
+        measure=app.Measure(num_examples=500, stddevs=(0.5, 1.0), radii=(1.0, 2.0), num_samples=200),
+    )
