@@ -25,6 +25,23 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--first-cases", action="store_true", help="of each parametrised test run the first case only")
+
+
+@pytest.hookimpl(trylast=True)  # after the marks have chosen
+def pytest_collection_modifyitems(config, items):
+    """Where other versions of the dependencies are tried, one case of each test tells as much as all of them."""
+    if not config.getoption("--first-cases"):
+        return
+    first = {}
+    for item in items:
+        first.setdefault((item.path, item.cls, getattr(item, "originalname", item.name)), item)
+    kept = {id(item) for item in first.values()}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+    items[:] = [item for item in items if id(item) in kept]
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real data, weights and golden arrays beside the project; tests that need it skip without it."""
