@@ -195,7 +195,7 @@ def looseness(deep):
         models.LowCurvatureConvNet(image, widths=(8, 16), num_classes=10, gamma=2.0, rngs=rngs), image
     )
     cases["residual net 8x8, 3 blocks"] = network(
-        models.ResNet(1, widths=(8,), blocks_per_stage=3, activation=softplus, rngs=rngs), image
+        models.ResNet(image, widths=(8,), blocks_per_stage=3, activation=softplus, rngs=rngs), image
     )
     if deep and DATA.is_dir():
         data = problem()

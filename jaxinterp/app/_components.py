@@ -8,8 +8,20 @@ from jaxinterp import data, models, penalties, training
 from jaxinterp.app._fields import ACTIVATIONS, HEADS, Activation, Count, Head, NonNegative, Positive
 
 
+class _Network:
+    """A network of `jaxinterp.models` by its name; its fields are those of the configuration."""
+
+    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
+        """Makes the network with its initial parameters."""
+        options = dict(vars(self))
+        if "activation" in options:
+            options["activation"] = ACTIVATIONS[options["activation"]]
+        make = getattr(models, type(self).__name__)
+        return make(dataset.shape, num_classes=dataset.num_classes, **options, rngs=nnx.Rngs(seed))
+
+
 @dataclasses.dataclass(frozen=True)
-class MLP:
+class MLP(_Network):
     """A fully connected network."""
 
     widths: tuple[Count, ...] = (64, 64)
@@ -17,19 +29,9 @@ class MLP:
     activation: Activation = "gelu"
     """The nonlinearity; a ReLU network has no curvature to measure."""
 
-    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
-        """Makes the network with its initial parameters."""
-        return models.MLP(
-            dataset.shape,
-            widths=self.widths,
-            num_classes=dataset.num_classes,
-            activation=ACTIVATIONS[self.activation],
-            rngs=nnx.Rngs(seed),
-        )
-
 
 @dataclasses.dataclass(frozen=True)
-class ConvNet:
+class ConvNet(_Network):
     """A convolutional network for images."""
 
     widths: tuple[Count, ...] = (16, 32)
@@ -39,20 +41,33 @@ class ConvNet:
     activation: Activation = "gelu"
     """The nonlinearity; a ReLU network has no curvature to measure."""
 
-    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
-        """Makes the network with its initial parameters."""
-        return models.ConvNet(
-            dataset.shape,
-            widths=self.widths,
-            num_classes=dataset.num_classes,
-            batch_norm=self.batch_norm,
-            activation=ACTIVATIONS[self.activation],
-            rngs=nnx.Rngs(seed),
-        )
+
+@dataclasses.dataclass(frozen=True)
+class VGG(_Network):
+    """A VGG network for images, with batch normalisation; VGG-11 by default."""
+
+    widths: tuple[Count, ...] = (64, 128, 256, 512, 512)
+    """Channels of the stages; each ends with pooling."""
+    depths: tuple[Count, ...] = (1, 1, 2, 2, 2)
+    """Convolutions of each stage."""
+    activation: Activation = "gelu"
+    """The nonlinearity; a ReLU network has no curvature to measure."""
 
 
 @dataclasses.dataclass(frozen=True)
-class LowCurvatureConvNet:
+class ResNet(_Network):
+    """A residual network for images; ResNet-20 by default."""
+
+    widths: tuple[Count, ...] = (16, 32, 64)
+    """Channels of the stages; each stage after the first halves the resolution."""
+    blocks_per_stage: Count = 3
+    """Blocks of two convolutions each."""
+    activation: Activation = "gelu"
+    """The nonlinearity; a ReLU network has no curvature to measure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LowCurvatureConvNet(_Network):
     """A convolutional network of spectral convolutions, normalisations of bounded slope and centred softplus."""
 
     widths: tuple[Count, ...] = (16, 32)
@@ -62,16 +77,36 @@ class LowCurvatureConvNet:
     gamma: Positive = 10.0
     """Where the bounds γ of the normalisations start."""
 
-    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
-        """Makes the network with its initial parameters."""
-        return models.LowCurvatureConvNet(
-            dataset.shape,
-            widths=self.widths,
-            num_classes=dataset.num_classes,
-            beta=self.beta,
-            gamma=self.gamma,
-            rngs=nnx.Rngs(seed),
-        )
+
+@dataclasses.dataclass(frozen=True)
+class LowCurvatureVGG(_Network):
+    """A VGG network of low-curvature layers; VGG-11 by default."""
+
+    widths: tuple[Count, ...] = (64, 128, 256, 512, 512)
+    """Channels of the stages; each ends with pooling."""
+    depths: tuple[Count, ...] = (1, 1, 2, 2, 2)
+    """Convolutions of each stage."""
+    beta: Positive = 5.0
+    """Where the β of the activations start."""
+    gamma: Positive = 10.0
+    """Where the bounds γ of the normalisations start."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LowCurvatureResNet(_Network):
+    """A residual network of low-curvature layers; ResNet-18 by default."""
+
+    widths: tuple[Count, ...] = (64, 128, 256, 512)
+    """Channels of the stages; each stage after the first halves the resolution."""
+    blocks_per_stage: Count = 2
+    """Blocks of two convolutions each."""
+    beta: Positive = 5.0
+    """Where the β of the activations start."""
+    gamma: Positive = 10.0
+    """Where the bounds γ of the normalisations start."""
+
+
+Network = MLP | ConvNet | VGG | ResNet | LowCurvatureConvNet | LowCurvatureVGG | LowCurvatureResNet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,3 +147,6 @@ class NormalisationSlope:
     def build(self) -> training.WeightedPenalty:
         """Makes the penalty."""
         return training.WeightedPenalty("normalisation_slope", penalties.normalisation_slope(), self.weight)
+
+
+Penalty = GradientNorm | ActivationCurvature | NormalisationSlope

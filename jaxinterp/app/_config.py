@@ -12,14 +12,7 @@ from typing import Any, Literal
 import jax
 
 from jaxinterp import data, sparsity, training
-from jaxinterp.app._components import (
-    MLP,
-    ActivationCurvature,
-    ConvNet,
-    GradientNorm,
-    LowCurvatureConvNet,
-    NormalisationSlope,
-)
+from jaxinterp.app._components import Network, Penalty
 from jaxinterp.app._fields import (
     GRANULARITIES,
     Count,
@@ -220,13 +213,13 @@ class Experiment:
 
     data: Digits | BreastCancer | Files
     """The dataset."""
-    model: MLP | ConvNet | LowCurvatureConvNet
+    model: Network
     """The network."""
     optimizer: AdamW | SGD = AdamW()
     """The optimiser."""
     gates: tuple[Gates, ...] = ()
     """Gates on parameters; may be empty."""
-    penalties: tuple[GradientNorm | ActivationCurvature | NormalisationSlope, ...] = ()
+    penalties: tuple[Penalty, ...] = ()
     """Penalties on smoothness; may be empty."""
     training: Training = Training()
     """Length and pieces of training."""

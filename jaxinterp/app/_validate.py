@@ -19,8 +19,9 @@ def validate(experiment: Experiment) -> None:
     for name, values in {
         "explain.methods": experiment.explain.methods,
         "measure.stddevs": experiment.measure.stddevs,
+        "measure.radii": experiment.measure.radii,
     }.items():
-        if not values:
+        if not values and name != "measure.radii":
             raise ConfigError(f"{name}: at least one is needed.")
         if len(set(values)) < len(values):
             raise ConfigError(f"{name}: one is named twice in {values}.")

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxinterp.models._convnet import ConvNet, image_shape
 from jaxinterp.models._low_curvature import CentredSoftplus, LipschitzBatchNorm, LowCurvatureBlock, SpectralConv
 from jaxinterp.models._resnet import ResidualBlock, residual_blocks
-from jaxinterp.models._vgg import VGG, VGG_11
+from jaxinterp.models._vgg import VGG
 from jaxinterp.typing import Array
 
 
@@ -58,7 +58,8 @@ class LowCurvatureVGG(VGG):
 
     Args:
       input_shape: shape of one image.
-      widths: for each stage the channels of its convolutions; those of VGG-11 by default.
+      widths: channels of the stages; with `depths`, those of VGG-11 by default.
+      depths: convolutions of each stage.
       num_classes: number of logits.
       beta: where the β of the activations start.
       gamma: where the γ of the normalisations start.
@@ -72,14 +73,15 @@ class LowCurvatureVGG(VGG):
         self,
         input_shape: Sequence[int],
         *,
-        widths: Sequence[Sequence[int]] = VGG_11,
+        widths: Sequence[int] = (64, 128, 256, 512, 512),
+        depths: Sequence[int] = (1, 1, 2, 2, 2),
         num_classes: int,
         beta: float = 5.0,
         gamma: float = 10.0,
         rngs: nnx.Rngs,
     ) -> None:
         self.beta, self.gamma = beta, gamma
-        super().__init__(input_shape, widths=widths, num_classes=num_classes, rngs=rngs)
+        super().__init__(input_shape, widths=widths, depths=depths, num_classes=num_classes, rngs=rngs)
 
     def block(self, channels: int, features: int, stride: int, image: tuple[int, int], rngs: nnx.Rngs) -> nnx.Module:
         """One block for images of that height and width."""

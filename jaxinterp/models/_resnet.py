@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxinterp.models._convnet import image_shape
 from jaxinterp.typing import Array
 
 
@@ -55,17 +56,20 @@ class ResNet(nnx.Module):
     """The CIFAR residual network of He, Zhang, Ren & Sun (2016): 6n + 2 layers, option-A shortcuts.
 
     Args:
-      channels: channels of the image.
+      input_shape: shape of one image.
       widths: channels of the stages; each stage after the first halves the resolution.
       blocks_per_stage: n; 3 gives ResNet-20.
       num_classes: number of logits.
       activation: the nonlinearity; see `MLP`.
       rngs: where the initial parameters are drawn from.
+
+    Raises:
+      ValueError: if the examples are not images.
     """
 
     def __init__(
         self,
-        channels: int = 3,
+        input_shape: Sequence[int] = (32, 32, 3),
         *,
         widths: Sequence[int] = (16, 32, 64),
         blocks_per_stage: int = 3,
@@ -75,7 +79,7 @@ class ResNet(nnx.Module):
     ) -> None:
         self.activation = activation
         self.num_blocks = len(widths) * blocks_per_stage
-        self.conv = _conv3x3(channels, widths[0], 1, rngs)
+        self.conv = _conv3x3(image_shape("ResNet", input_shape)[-1], widths[0], 1, rngs)
         self.norm = nnx.BatchNorm(widths[0], momentum=0.9, rngs=rngs)
         for i, (channels, width, stride) in enumerate(residual_blocks(widths, blocks_per_stage)):
             block = ResidualBlock(channels, width, stride=stride, activation=activation, rngs=rngs)
@@ -113,7 +117,7 @@ def resnet_from_torch(weights: Mapping[str, np.ndarray], *, activation: Callable
         if array.ndim != (2 if name == "linear.weight" else 4):
             raise ValueError(f"The array {name!r} of a CIFAR ResNet cannot have the shape {array.shape}.")
     model = ResNet(
-        arrays["conv1.weight"].shape[1],
+        (32, 32, arrays["conv1.weight"].shape[1]),  # global pooling: any height and width will do
         widths=[arrays[f"layer{s}.0.conv2.weight"].shape[0] for s in range(1, num_stages + 1)],
         blocks_per_stage=depth,
         num_classes=arrays["linear.weight"].shape[0],

@@ -7,8 +7,6 @@ from flax import nnx
 from jaxinterp.models._convnet import ConvBlock, image_shape
 from jaxinterp.typing import Array
 
-VGG_11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
-
 
 class VGG(nnx.Module):
     """The VGG network for images [height, width, channels]: stages of 3x3 convolutions, flatten, one dense layer.
@@ -17,13 +15,14 @@ class VGG(nnx.Module):
 
     Args:
       input_shape: shape of one image.
-      widths: for each stage the channels of its convolutions; those of VGG-11 by default.
+      widths: channels of the stages; with `depths`, those of VGG-11 by default.
+      depths: convolutions of each stage.
       num_classes: number of logits.
       activation: the nonlinearity; see `MLP`.
       rngs: where the initial parameters are drawn from.
 
     Raises:
-      ValueError: if the examples are not images.
+      ValueError: if the examples are not images, or widths and depths not equally many.
 
     Source: Simonyan & Zisserman (2015); with one dense layer and batch normalisation as usual for CIFAR.
     """
@@ -32,16 +31,18 @@ class VGG(nnx.Module):
         self,
         input_shape: Sequence[int],
         *,
-        widths: Sequence[Sequence[int]] = VGG_11,
+        widths: Sequence[int] = (64, 128, 256, 512, 512),
+        depths: Sequence[int] = (1, 1, 2, 2, 2),
         num_classes: int,
         activation: Callable[[Array], Array] = nnx.relu,
         rngs: nnx.Rngs,
     ) -> None:
         height, width, channels = image_shape("VGG", input_shape)
-        self.activation = activation
-        self.depths = tuple(len(stage) for stage in widths)
-        for i, stage in enumerate(widths):
-            for j, features in enumerate(stage):
+        if len(widths) != len(depths):
+            raise ValueError(f"`VGG` needs a width and a depth for each stage; got {widths=} and {depths=}.")
+        self.activation, self.depths = activation, tuple(depths)
+        for i, (features, depth) in enumerate(zip(widths, depths, strict=True)):
+            for j in range(depth):
                 setattr(self, f"blocks_{i}_{j}", self.block(channels, features, 1, (height, width), rngs))
                 channels = features
             height, width = -(-height // 2), -(-width // 2)

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 NETWORKS = {
     "ConvNet": lambda: models.LowCurvatureConvNet((6, 6, 1), widths=(3, 4), num_classes=3, gamma=2.0, rngs=nnx.Rngs(0)),
-    "VGG": lambda: models.LowCurvatureVGG((6, 6, 1), widths=((3,), (4, 4)), num_classes=3, gamma=2.0, rngs=nnx.Rngs(0)),
+    "VGG": lambda: models.LowCurvatureVGG(
+        (6, 6, 1), widths=(3, 4), depths=(1, 2), num_classes=3, gamma=2.0, rngs=nnx.Rngs(0)
+    ),
     "ResNet": lambda: models.LowCurvatureResNet(
         (6, 6, 1), widths=(3, 4), blocks_per_stage=1, num_classes=3, gamma=2.0, rngs=nnx.Rngs(0)
     ),

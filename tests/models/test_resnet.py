@@ -102,7 +102,9 @@ def test_resnet_20_has_its_known_number_of_parameters():
 
 @pytest.mark.core
 def test_depth_widths_and_classes_can_be_chosen(key):
-    model = models.ResNet(2, widths=(2, 4), blocks_per_stage=1, num_classes=3, activation=jnp.tanh, rngs=nnx.Rngs(0))
+    model = models.ResNet(
+        (6, 6, 2), widths=(2, 4), blocks_per_stage=1, num_classes=3, activation=jnp.tanh, rngs=nnx.Rngs(0)
+    )
     net = models.as_function(model)
     assert net.apply(net.params, net.state, jax.random.normal(key, (6, 6, 2))).shape == (3,)
     assert set(net.params) == {"conv", "norm", "blocks_0", "blocks_1", "head"}
@@ -217,7 +219,7 @@ def test_stages_of_unequal_depth_are_refused(deeper):
 
 @pytest.mark.core
 def test_training_moves_all_statistics_by_a_tenth(key):
-    model = models.ResNet(2, widths=(2, 4), blocks_per_stage=1, num_classes=3, rngs=nnx.Rngs(0))
+    model = models.ResNet((6, 6, 2), widths=(2, 4), blocks_per_stage=1, num_classes=3, rngs=nnx.Rngs(0))
     net = models.as_training_function(model)
     x = np.random.default_rng(0).normal(size=(5, 6, 6, 2)).astype(np.float32)
     olds = [net.state, jax.tree.map(lambda a: a + 1, net.state)]

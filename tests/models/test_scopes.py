@@ -105,7 +105,7 @@ def test_the_name_stack_is_the_path_of_the_module(rngs):
 
 
 def test_every_equation_of_a_layer_is_in_its_scope():
-    model = models.ResNet(1, widths=(2,), blocks_per_stage=1, num_classes=3, rngs=nnx.Rngs(0))
+    model = models.ResNet((6, 6, 1), widths=(2,), blocks_per_stage=1, num_classes=3, rngs=nnx.Rngs(0))
     net = models.as_function(model)
     jaxpr = jax.make_jaxpr(net.apply)(net.params, net.state, jnp.ones((4, 4, 1))).jaxpr
     found = {path for path, _ in equations(jaxpr)}
