@@ -1,5 +1,10 @@
-"""Sparsity: gates that decide, while a network is trained, which of its parameters remain."""
+"""Sparsity: which parameters of a network remain, by gates that are trained with it or by pruning."""
 
+from jaxinterp.sparsity._budgets import Budget as Budget
+from jaxinterp.sparsity._budgets import erdos_renyi as erdos_renyi
+from jaxinterp.sparsity._budgets import n_of_m as n_of_m
+from jaxinterp.sparsity._budgets import over_all as over_all
+from jaxinterp.sparsity._budgets import per_parameter as per_parameter
 from jaxinterp.sparsity._gates import Count as Count
 from jaxinterp.sparsity._gates import Granularity as Granularity
 from jaxinterp.sparsity._gates import Predicate as Predicate
@@ -17,3 +22,14 @@ from jaxinterp.sparsity._gates import sample as sample
 from jaxinterp.sparsity._gates import sparsity_penalty as sparsity_penalty
 from jaxinterp.sparsity._gates import straight_through as straight_through
 from jaxinterp.sparsity._gates import threshold as threshold
+from jaxinterp.sparsity._pruning import PruneState as PruneState
+from jaxinterp.sparsity._pruning import Score as Score
+from jaxinterp.sparsity._pruning import magnitude as magnitude
+from jaxinterp.sparsity._pruning import prune as prune
+from jaxinterp.sparsity._pruning import saliency as saliency
+from jaxinterp.sparsity._rewiring import RewireState as RewireState
+from jaxinterp.sparsity._rewiring import rewire as rewire
+from jaxinterp.sparsity._schedules import Schedule as Schedule
+from jaxinterp.sparsity._schedules import cyclical as cyclical
+from jaxinterp.sparsity._schedules import gradual as gradual
+from jaxinterp.sparsity._schedules import one_shot as one_shot
