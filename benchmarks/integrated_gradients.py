@@ -26,7 +26,7 @@ CASES = {
         lambda: models.ConvNet((32, 32, 3), widths=(32, 64), num_classes=10, rngs=nnx.Rngs(0)),
         (32, 32, 3),
     ),
-    "ResNet-20": (lambda: models.ResNet(rngs=nnx.Rngs(0)), (32, 32, 3)),
+    "ResNet-20": (lambda: models.ResNet((32, 32, 3), rngs=nnx.Rngs(0)), (32, 32, 3)),
 }
 
 

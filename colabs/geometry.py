@@ -97,8 +97,8 @@ print(f"bound over value at radius 0.01: {float(around[8].lipschitz.upper / arou
 # ## Where it stays as sure
 #
 # From an image we walk towards images of other classes, along the level set of the log-probability of its own class
-# (Balasubramanian et al., 2023). The ends look like other digits, or nearly so; the network is as sure as ever that it
-# sees the first one. These are its blind spots.
+# (Balasubramanian et al., 2023). Nearly half of the way can be gone so: the ends are mixtures in which the other digit
+# shows, and the network is as sure as ever that it sees the first one. These are its blind spots.
 
 # %%
 log_prob = heads.log_prob(f)
@@ -127,7 +127,7 @@ print(f"of the way to the target remains {np.mean(ends.distance / first):.2f} on
 
 # %%
 triangle = geometry.simplex(log_prob, num_points=33, chunk_size=64)
-inside = jax.jit(lambda corners: triangle(source, label, corners=corners))(ends.point[:2])
+inside = jax.jit(lambda others: triangle(source, label, others=others))(ends.point[:2])
 chances = np.exp(np.asarray(inside.values))
 print(f"mean probability in the triangle {chances.mean():.3f}, lowest {chances.min():.3f}")
 

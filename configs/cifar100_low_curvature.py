@@ -1,10 +1,13 @@
-"""CIFAR-100: the low-curvature ResNet-18 with the gradient-norm penalty, in the setting of Srinivas et al. (2022)."""
+"""CIFAR-100: the low-curvature ResNet-18 with the gradient-norm penalty, after Srinivas et al. (2022)."""
 
 from jaxinterp import app
 
 
 def get_config() -> app.Experiment:
-    """For an accelerator: 200 epochs of the 45 000 training images. Set `--data.path` to the directory of the files."""
+    """For an accelerator: 200 epochs of 45 000 images. Set `--data.path` to the directory of the files.
+
+    Their schedule, penalties and weights; without their augmentation, and with shortcuts that have no parameters.
+    """
     return app.Experiment(
         data=app.Files(format="cifar100", path="cifar-100-python"),
         model=app.LowCurvatureResNet(),

@@ -154,6 +154,20 @@ def _described(method: str, value: Any) -> tuple[tuple[int, ...], jnp.dtype]:
     return jnp.shape(value), jnp.result_type(value)
 
 
+def not_differentiable(method: str, values: PyTree) -> PyTree:
+    """Returns `values`; whoever differentiates with respect to them gets a `TypeError` that names the method."""
+
+    @jax.custom_jvp
+    def identity(values: PyTree) -> PyTree:
+        return values
+
+    @identity.defjvp
+    def refuse(*_: Any) -> Any:
+        raise TypeError(f"`{method}` searches, so it has no derivative; differentiate the function at what it finds.")
+
+    return identity(values)
+
+
 def scalar(method: str, value: Any) -> Array:
     """Returns `value` if it is one real floating-point number; `TypeError` otherwise."""
     shape, dtype = _described(method, value)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxinterp import checks
 from jaxinterp.typing import Array, Key, PyTree
 
 
@@ -82,6 +83,19 @@ def norm(a: PyTree) -> Array:
     square = squared_norm(jax.tree.map(lambda leaf: leaf / largest, wide))
     root = jnp.sqrt(jnp.where(is_zero, jnp.ones_like(square), square))
     return jnp.where(is_zero, jnp.zeros_like(square), root * largest)
+
+
+def unit(a: PyTree) -> tuple[PyTree, Array]:
+    """Returns `a` over its norm, in at least float32, and the norm; zeros stay zeros.
+
+    >>> direction, length = unit(jnp.array([3, 4]))
+    >>> [round(v, 4) for v in direction.tolist()], float(length)
+    ([0.6, 0.8], 5.0)
+    """
+    wide = jax.tree.map(lambda leaf: leaf.astype(accumulator(leaf.dtype)), a)
+    length = norm(wide)
+    safe = jnp.where(length == 0, jnp.ones_like(length), length)
+    return jax.tree.map(lambda leaf: leaf / safe.astype(leaf.dtype), wide), length
 
 
 def zeros_like(a: PyTree) -> PyTree:
@@ -159,6 +173,30 @@ def broadcast_prefix(name: str, prefix: PyTree, like: PyTree) -> PyTree:
             f"{jax.tree.structure(like)}; got {jax.tree.structure(prefix)}."
         ) from error
     return jax.tree_util.tree_map_with_path(spread, prefix, like)
+
+
+def clipping(like: PyTree, low: PyTree, high: PyTree) -> Callable[[PyTree], PyTree]:
+    """Returns the function that clips a tree to limits, each a prefix of `like`, or `None` for no limit.
+
+    >>> clipping({"u": jnp.zeros(3)}, None, 1.0)({"u": jnp.arange(3.0)})["u"].tolist()
+    [0.0, 1.0, 1.0]
+    """
+    lowest = None if low is None else broadcast_prefix("low", low, like)
+    highest = None if high is None else broadcast_prefix("high", high, like)
+    if lowest is not None and highest is not None:
+        for a, b in zip(jax.tree.leaves(lowest), jax.tree.leaves(highest), strict=True):
+            ends = checks.concrete(a), checks.concrete(b)
+            if ends[0] is not None and ends[1] is not None and (ends[0] > ends[1]).any():
+                raise ValueError(f"`low` must not be above `high`; got {low} and {high}.")
+
+    def clip(a: PyTree) -> PyTree:
+        if lowest is not None:
+            a = jax.tree.map(lambda leaf, b: jnp.maximum(leaf, b.astype(leaf.dtype)), a, lowest)
+        if highest is not None:
+            a = jax.tree.map(lambda leaf, b: jnp.minimum(leaf, b.astype(leaf.dtype)), a, highest)
+        return a
+
+    return clip
 
 
 def _random_like(draw: Callable[[Key, tuple[int, ...]], Array], key: Key, like: PyTree) -> PyTree:

@@ -31,12 +31,13 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)  # after the marks have chosen
 def pytest_collection_modifyitems(config, items):
-    """Where other versions of the dependencies are tried, one case of each test tells as much as all of them."""
+    """Other versions of the dependencies see one case of each test, and all those that read programs."""
     if not config.getoption("--first-cases"):
         return
     first = {}
     for item in items:
-        first.setdefault((item.path, item.cls, getattr(item, "originalname", item.name)), item)
+        case = item.name if "interpreters" in item.path.parts else getattr(item, "originalname", item.name)
+        first.setdefault((item.path, item.cls, case), item)
     kept = {id(item) for item in first.values()}
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
     items[:] = [item for item in items if id(item) in kept]

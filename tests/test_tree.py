@@ -280,3 +280,19 @@ def test_a_tree_of_two_dtypes_as_one_vector():
         lambda leaf: (leaf.dtype, leaf.shape), t
     )
     assert back["v"].tolist() == [[6.0]]
+
+
+def test_unit_vectors_of_any_dtype():
+    direction, length = tree.unit({"a": jnp.array([3, 0]), "b": jnp.asarray(4.0, jnp.bfloat16)})
+    assert (direction["a"].dtype, float(length)) == (jnp.float32, 5.0)
+    np.testing.assert_allclose([*direction["a"], direction["b"]], [0.6, 0, 0.8], rtol=1e-6)
+    np.testing.assert_array_equal(tree.unit(jnp.zeros(3))[0], 0)
+    np.testing.assert_allclose(tree.unit(jnp.full(2, 1e-30))[0], 0.5**0.5, rtol=1e-6)
+
+
+def test_clipping_to_prefixes():
+    clip = tree.clipping({"a": jnp.zeros(2), "b": jnp.zeros(())}, {"a": 0.0, "b": -1.0}, None)
+    clipped = clip({"a": jnp.array([-2.0, 2.0]), "b": jnp.asarray(-2.0)})
+    assert (clipped["a"].tolist(), float(clipped["b"])) == ([0.0, 2.0], -1.0)
+    with pytest.raises(ValueError, match="`low` must not be above `high`"):
+        tree.clipping(jnp.zeros(2), 1.0, 0.0)

@@ -1,6 +1,8 @@
 """Networks and penalties of an experiment: see `_config`."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from flax import nnx
 
@@ -8,20 +10,16 @@ from jaxinterp import data, models, penalties, training
 from jaxinterp.app._fields import ACTIVATIONS, HEADS, Activation, Count, Head, NonNegative, Positive
 
 
-class _Network:
-    """A network of `jaxinterp.models` by its name; its fields are those of the configuration."""
-
-    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
-        """Makes the network with its initial parameters."""
-        options = dict(vars(self))
-        if "activation" in options:
-            options["activation"] = ACTIVATIONS[options["activation"]]
-        make = getattr(models, type(self).__name__)
-        return make(dataset.shape, num_classes=dataset.num_classes, **options, rngs=nnx.Rngs(seed))
+def _made(make: Callable[..., nnx.Module], config: Any, dataset: data.Dataset, seed: int) -> nnx.Module:
+    """A network whose options are the fields of its configuration."""
+    options = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    if "activation" in options:
+        options["activation"] = ACTIVATIONS[options["activation"]]
+    return make(dataset.shape, num_classes=dataset.num_classes, **options, rngs=nnx.Rngs(seed))
 
 
 @dataclasses.dataclass(frozen=True)
-class MLP(_Network):
+class MLP:
     """A fully connected network."""
 
     widths: tuple[Count, ...] = (64, 64)
@@ -29,9 +27,13 @@ class MLP(_Network):
     activation: Activation = "gelu"
     """The nonlinearity; a ReLU network has no curvature to measure."""
 
+    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
+        """Makes the network with its initial parameters."""
+        return _made(models.MLP, self, dataset, seed)
+
 
 @dataclasses.dataclass(frozen=True)
-class ConvNet(_Network):
+class ConvNet:
     """A convolutional network for images."""
 
     widths: tuple[Count, ...] = (16, 32)
@@ -41,9 +43,13 @@ class ConvNet(_Network):
     activation: Activation = "gelu"
     """The nonlinearity; a ReLU network has no curvature to measure."""
 
+    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
+        """Makes the network with its initial parameters."""
+        return _made(models.ConvNet, self, dataset, seed)
+
 
 @dataclasses.dataclass(frozen=True)
-class VGG(_Network):
+class VGG:
     """A VGG network for images, with batch normalisation; VGG-11 by default."""
 
     widths: tuple[Count, ...] = (64, 128, 256, 512, 512)
@@ -53,9 +59,13 @@ class VGG(_Network):
     activation: Activation = "gelu"
     """The nonlinearity; a ReLU network has no curvature to measure."""
 
+    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
+        """Makes the network with its initial parameters."""
+        return _made(models.VGG, self, dataset, seed)
+
 
 @dataclasses.dataclass(frozen=True)
-class ResNet(_Network):
+class ResNet:
     """A residual network for images; ResNet-20 by default."""
 
     widths: tuple[Count, ...] = (16, 32, 64)
@@ -65,9 +75,13 @@ class ResNet(_Network):
     activation: Activation = "gelu"
     """The nonlinearity; a ReLU network has no curvature to measure."""
 
+    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
+        """Makes the network with its initial parameters."""
+        return _made(models.ResNet, self, dataset, seed)
+
 
 @dataclasses.dataclass(frozen=True)
-class LowCurvatureConvNet(_Network):
+class LowCurvatureConvNet:
     """A convolutional network of spectral convolutions, normalisations of bounded slope and centred softplus."""
 
     widths: tuple[Count, ...] = (16, 32)
@@ -77,9 +91,13 @@ class LowCurvatureConvNet(_Network):
     gamma: Positive = 10.0
     """Where the bounds γ of the normalisations start."""
 
+    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
+        """Makes the network with its initial parameters."""
+        return _made(models.LowCurvatureConvNet, self, dataset, seed)
+
 
 @dataclasses.dataclass(frozen=True)
-class LowCurvatureVGG(_Network):
+class LowCurvatureVGG:
     """A VGG network of low-curvature layers; VGG-11 by default."""
 
     widths: tuple[Count, ...] = (64, 128, 256, 512, 512)
@@ -91,9 +109,13 @@ class LowCurvatureVGG(_Network):
     gamma: Positive = 10.0
     """Where the bounds γ of the normalisations start."""
 
+    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
+        """Makes the network with its initial parameters."""
+        return _made(models.LowCurvatureVGG, self, dataset, seed)
+
 
 @dataclasses.dataclass(frozen=True)
-class LowCurvatureResNet(_Network):
+class LowCurvatureResNet:
     """A residual network of low-curvature layers; ResNet-18 by default."""
 
     widths: tuple[Count, ...] = (64, 128, 256, 512)
@@ -104,6 +126,10 @@ class LowCurvatureResNet(_Network):
     """Where the β of the activations start."""
     gamma: Positive = 10.0
     """Where the bounds γ of the normalisations start."""
+
+    def build(self, dataset: data.Dataset, seed: int) -> nnx.Module:
+        """Makes the network with its initial parameters."""
+        return _made(models.LowCurvatureResNet, self, dataset, seed)
 
 
 Network = MLP | ConvNet | VGG | ResNet | LowCurvatureConvNet | LowCurvatureVGG | LowCurvatureResNet

@@ -200,7 +200,7 @@ class Measure:
     temperature: Positive = 1.0
     """Of the softmax estimate."""
     radii: tuple[Positive, ...] = (0.5,)
-    """Euclidean radii of the PGD attacks, in units of the normalised input; may be empty."""
+    """Euclidean radii of the PGD attacks, in units of the normalised input and without its limits; may be empty."""
     num_iterations: Count = 64
     """Largest number of Hessian-vector products per example."""
     batch_size: Count = 64

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from flax import nnx
 
-from jaxinterp import heads, sparsity
+from jaxinterp import heads, models, sparsity
 from jaxinterp.typing import Array, LogitsFn, ScalarFn
 
 
@@ -35,12 +35,6 @@ Positive = Annotated[float, Range(0, beyond=True)]
 NonNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 
-
-def sharp_softplus(x: Array) -> Array:
-    """Softplus with β = 1000: within 0.0007 of ReLU, but with a second derivative everywhere."""
-    return nnx.softplus(1e3 * x) / 1e3
-
-
 Activation = Literal["gelu", "softplus", "tanh", "silu", "relu", "sharp_softplus"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": nnx.gelu,
@@ -48,7 +42,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": nnx.tanh,
     "silu": nnx.silu,
     "relu": nnx.relu,
-    "sharp_softplus": sharp_softplus,
+    "sharp_softplus": models.sharp_softplus,
 }
 
 Head = Literal["logit", "log_prob", "margin", "cross_entropy"]

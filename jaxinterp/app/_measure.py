@@ -16,6 +16,7 @@ from jaxinterp.app._run import Run
 from jaxinterp.typing import Array, Key, LogitsFn
 
 PGD_STEPS = 20
+"""Of the attack: projected gradient descent on the margin of the true class."""
 
 EPSILON = 1e-30
 """In the normalised curvature: what guards a gradient of zero must not outweigh the gradients of a sure network."""
@@ -101,9 +102,9 @@ def _taylor(stddev: float, f: LogitsFn, key: Key, x: Array, label: Array) -> dic
 
 
 def _attacked(radius: float, f: LogitsFn, key: Key, x: Array, label: Array) -> dict[str, Array]:
-    found = robustness.pgd(heads.cross_entropy(f), num_steps=PGD_STEPS)(key, x, label, radius=radius)
-    holds = jnp.argmax(f(found.point)) == label
-    return {"accuracy": holds.astype(found.value.dtype), "loss": found.value}
+    missing = lambda x, label: -heads.margin(f)(x, label)  # noqa: E731
+    found = robustness.pgd(missing, num_steps=PGD_STEPS)(key, x, label, radius=radius)
+    return {"accuracy": (found.value < 0).astype(found.value.dtype), "margin": -found.value}
 
 
 def _softmax(temperature: float, f: LogitsFn, key: Key, x: Array, label: Array) -> dict[str, Array]:

@@ -99,5 +99,6 @@ def headline(run: Run) -> str:
             mean, stderr = (text(statistics[name], ".3f") for name in ("mean", "stderr"))
             lines.append(f"p_robust, σ = {level:<6}  {mean} ± {stderr}")
         for radius, statistics in results["pgd_accuracy"].items():
-            lines.append(f"PGD-20, radius {radius:<6} {100 * statistics['mean']:.1f} % still right")
+            count = f"of {statistics['num_examples']} examples"
+            lines.append(f"PGD, radius {radius:<9} {100 * statistics['mean']:.1f} % {count} right after the attack")
     return "\n".join(lines)

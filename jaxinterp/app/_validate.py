@@ -19,15 +19,20 @@ def validate(experiment: Experiment) -> None:
     for name, values in {
         "explain.methods": experiment.explain.methods,
         "measure.stddevs": experiment.measure.stddevs,
-        "measure.radii": experiment.measure.radii,
     }.items():
-        if not values and name != "measure.radii":
+        if not values:
             raise ConfigError(f"{name}: at least one is needed.")
-        if len(set(values)) < len(values):
-            raise ConfigError(f"{name}: one is named twice in {values}.")
+        _check_distinct(name, values)
+    _check_distinct("measure.radii", experiment.measure.radii)
     unknown = [name for name in experiment.explain.methods if name not in METHODS]
     if unknown:
         raise ConfigError(f"explain.methods: there is no method {unknown[0]!r}; known are {', '.join(METHODS)}.")
+
+
+def _check_distinct(name: str, values: tuple) -> None:
+    names = [value if isinstance(value, str) else f"{value:g}" for value in values]  # as in the results
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{name}: one is named twice in {values}.")
 
 
 def _check_fields(part: Any, path: str) -> None:

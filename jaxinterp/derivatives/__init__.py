@@ -1,6 +1,5 @@
-"""Derivative products, quadrature, expectations, and stochastic and spectral estimates of operators."""
+"""Derivative products, quadrature, expectations, searches, and stochastic and spectral estimates of operators."""
 
-from jaxinterp.derivatives._ascent import Ascent as Ascent
 from jaxinterp.derivatives._ascent import Norm as Norm
 from jaxinterp.derivatives._ascent import projected_ascent as projected_ascent
 from jaxinterp.derivatives._expectation import Estimate as Estimate

@@ -11,13 +11,11 @@ from jaxinterp.typing import Array, Key, PyTree
 
 Norm = Literal["l2", "linf"]
 
-Ascent = Callable[..., tuple[PyTree, Array]]
-
 
 def projected_ascent(
     *, norm: Norm = "l2", num_steps: int = 20, num_restarts: int = 1, step_size: float = 0.125
-) -> Ascent:
-    r"""Returns `(key, g, x, radius) -> (point, value)`, where g was largest on the way up in a ball around x.
+) -> Callable[..., tuple[PyTree, Array]]:
+    r"""Returns `(key, g, x, *, radius) -> (point, value)`, where g was largest on the way up in a ball around x.
 
     :math:`x \leftarrow \Pi\bigl(x + \eta r\, d\bigr)` with d the gradient over its norm ("l2") or its sign ("linf"),
     and Π the projection on the ball, then on the box. The first run starts at x, the others at random points on the
@@ -30,14 +28,15 @@ def projected_ascent(
       step_size: η, in units of the radius.
 
     Returns:
-      A function of a key, a scalar function of x alone, x (a pytree of floating-point arrays), the radius r (a scalar)
-      and the keyword `box`: the least and the greatest values, pytree prefixes of x, or `None`.
+      A function of a key, a scalar function of x alone, x (a pytree of floating-point arrays) and the keywords `radius`
+      (r >= 0), `low` and `high` (pytree prefixes of x; no limits by default). The options are bound first, so that they
+      are checked when a method is built; the function comes with its other arguments.
 
     Raises:
       ValueError: if a count or the step is not positive, the norm unknown, or at the call if the box is empty.
 
     >>> climb = projected_ascent(num_steps=20)
-    >>> point, value = climb(jax.random.key(0), lambda x: 3 * x[0], jnp.zeros(2), jnp.asarray(1.0))
+    >>> point, value = climb(jax.random.key(0), lambda x: 3 * x[0], jnp.zeros(2), radius=1.0)
     >>> round(float(value), 3)
     3.0
     """
@@ -50,11 +49,13 @@ def projected_ascent(
         key: Key,
         g: Callable[[PyTree], Array],
         x: PyTree,
-        radius: Array,
         *,
-        box: tuple[PyTree, PyTree] = (None, None),
+        radius: Array | float,
+        low: PyTree = None,
+        high: PyTree = None,
     ) -> tuple[PyTree, Array]:
-        inside = _projection(x, radius, norm, *box)
+        radius = checks.distance("radius", radius)
+        inside = _projection(x, radius, norm, low, high)
         ascend = interpreters.loop_safe(jax.value_and_grad(g))
 
         def run(index: Array) -> tuple[Array, PyTree]:
@@ -89,18 +90,11 @@ def _direction(slope: PyTree, norm: Norm) -> PyTree:
     """The unit vector along which a linear function rises most."""
     if norm == "linf":
         return jax.tree.map(jnp.sign, slope)
-    length = tree.norm(slope)
-    return tree.scale(1 / jnp.where(length == 0, jnp.ones_like(length), length), slope)
+    return tree.unit(slope)[0]
 
 
 def _projection(x: PyTree, radius: Array, norm: Norm, low: PyTree, high: PyTree) -> Callable[[PyTree], PyTree]:
-    lowest = None if low is None else tree.broadcast_prefix("low", low, x)
-    highest = None if high is None else tree.broadcast_prefix("high", high, x)
-    if lowest is not None and highest is not None:
-        for a, b in zip(jax.tree.leaves(lowest), jax.tree.leaves(highest), strict=True):
-            ends = checks.concrete(a), checks.concrete(b)
-            if ends[0] is not None and ends[1] is not None and (ends[0] > ends[1]).any():
-                raise ValueError(f"`low` must not be above `high`; got {low} and {high}.")
+    clip = tree.clipping(x, low, high)
 
     def inside(point: PyTree) -> PyTree:
         change = tree.sub(point, x)
@@ -111,11 +105,6 @@ def _projection(x: PyTree, radius: Array, norm: Norm, low: PyTree, high: PyTree)
             reach = radius.astype(length.dtype)
             within = length <= reach
             change = tree.scale(jnp.where(within, 1.0, reach / jnp.where(within, 1.0, length)), change)
-        point = tree.add(x, change)
-        if lowest is not None:
-            point = jax.tree.map(jnp.maximum, point, lowest)
-        if highest is not None:
-            point = jax.tree.map(jnp.minimum, point, highest)
-        return point
+        return clip(tree.add(x, change))
 
     return inside

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, derivatives, local, tree
-from jaxinterp.derivatives import Ascent, Estimate, Norm, Spectral, projected_ascent
+from jaxinterp.derivatives import Estimate, Norm, Spectral, projected_ascent
 from jaxinterp.interpreters import restrict, restrict_scalar
 from jaxinterp.typing import Array, Key, PyTree, ScalarFn
 
@@ -78,8 +78,8 @@ def local_lipschitz(
     r"""Local Lipschitz constant from below: returns `(key, *args, radius) -> Attained`.
 
     The largest :math:`\|\nabla f(x')\|_2` that projected gradient ascent finds over the ball
-    :math:`\|x' - x\| \le r`. What it attains is a lower bound; `bounds` gives an upper one. A ReLU network has no
-    derivative of this norm, so there only the restarts search.
+    :math:`\|x' - x\| \le r`. What it attains is a lower bound; `bounds` gives an upper one. Points where it is not a
+    number are passed over. A ReLU network has no derivative of this norm, so there only the restarts search.
 
     Args:
       f: a scalar function.
@@ -102,8 +102,8 @@ def local_lipschitz(
     """
     climb = projected_ascent(norm=norm, num_steps=num_steps, num_restarts=num_restarts, step_size=step_size)
 
-    def steepness(g: ScalarFn, x: PyTree) -> ScalarFn:
-        return lambda z: tree.norm(jax.grad(g)(z))
+    def steepness(g: ScalarFn, x: PyTree) -> tuple[ScalarFn, ...]:
+        return (lambda z: tree.norm(jax.grad(g)(z)),)
 
     return _searched("local_lipschitz", f, argnums, climb, steepness)
 
@@ -127,11 +127,16 @@ def local_linearity(
       argnums: the argument, or several, that varies.
       norm: of the ball.
       num_steps: of each run.
-      num_restarts: how many runs, all but the first from random points: at x itself the gap is flat.
+      num_restarts: how many runs above the tangent and below it, at least 2: the first starts at x, where the gap is
+        flat, the others at random points.
       step_size: in units of the radius.
 
     Returns:
       A function of a key, f's arguments and the keyword `radius` (>= 0, in the units of x).
+
+    Raises:
+      TypeError: at the call, if f is not scalar, the input not floating-point or the key not a typed key.
+      ValueError: if a count is too small, the norm unknown, or the radius negative.
 
     Source: Qin et al. (2019).
 
@@ -139,18 +144,20 @@ def local_linearity(
     >>> round(float(gap.value), 4)
     0.5
     """
+    if checks.positive_integer("num_restarts", num_restarts) < 2:
+        raise ValueError("`num_restarts` of `local_linearity` must be 2 or more: at x itself the gap is flat.")
     climb = projected_ascent(norm=norm, num_steps=num_steps, num_restarts=num_restarts, step_size=step_size)
 
-    def gap(g: ScalarFn, x: PyTree) -> ScalarFn:
+    def gaps(g: ScalarFn, x: PyTree) -> tuple[ScalarFn, ...]:
         value, slope = jax.value_and_grad(g)(x)
 
-        def at(z: PyTree) -> Array:
+        def above(z: PyTree) -> Array:
             difference = g(z) - value
-            return jnp.abs(difference - tree.vdot(slope, tree.sub(z, x)).astype(difference.dtype))
+            return difference - tree.vdot(slope, tree.sub(z, x)).astype(difference.dtype)
 
-        return at
+        return above, lambda z: -above(z)
 
-    return _searched("local_linearity", f, argnums, climb, gap)
+    return _searched("local_linearity", f, argnums, climb, gaps)
 
 
 def gradient_change(
@@ -196,15 +203,20 @@ def _searched(
     method: str,
     f: ScalarFn,
     argnums: int | tuple[int, ...],
-    climb: Ascent,
-    measure: Callable[[ScalarFn, PyTree], ScalarFn],
+    climb: Callable[..., tuple[PyTree, Array]],
+    measures: Callable[[ScalarFn, PyTree], tuple[ScalarFn, ...]],
 ) -> Callable[..., Attained]:
-    """The largest of what is measured of f around x, in a ball around x."""
+    """The largest of what is measured of f around x, of several measures, in a ball around x."""
 
     def search(key: Key, *args: PyTree, radius: Array | float) -> Attained:
         key = checks.key(method, key)
         g, x = restrict_scalar(method, f, argnums, args)
-        point, value = climb(key, measure(g, x), x, checks.distance("radius", radius))
-        return Attained(value, point)
+        best = Attained(jnp.full((), -jnp.inf, jax.eval_shape(g, x).dtype), x)
+        for i, measure in enumerate(measures(g, x)):
+            point, value = climb(jax.random.fold_in(key, i), measure, x, radius=radius)
+            found = Attained(value.astype(best.value.dtype), point)
+            is_more = ~(found.value <= best.value)  # NaN too
+            best = jax.tree.map(lambda a, b, is_more=is_more: jnp.where(is_more, a, b), found, best)
+        return best
 
     return search

@@ -205,6 +205,7 @@ class _Walker:
         else:
             raise NotImplementedError(
                 f"Bounds know no rule for the primitive `{node.name}` of `{node.site()}` ({_ir.source(node.equation)})."
+                + (" Write loops out by `interpreters.unrolled`." if node.name in ("scan", "while") else "")
             )
 
     def is_operator(self, node: Node) -> bool:

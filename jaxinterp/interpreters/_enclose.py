@@ -12,6 +12,7 @@ from jaxinterp.interpreters._enclosures import Enclosure, length, times
 from jaxinterp.interpreters._operators import singular_value
 from jaxinterp.interpreters._second_order import hessian_change
 from jaxinterp.interpreters._sharpening import within
+from jaxinterp.interpreters._templates import large
 from jaxinterp.typing import Array, PyTree
 
 
@@ -62,8 +63,10 @@ def enclose(
     limit = jnp.minimum(times(around, norm), times(around, output.nominal()) + times(around**2 / 2, bent))
     middle, half = within(output, jnp.where(output.is_exact, limit, jnp.inf))
     half = half + margin * jnp.abs(output.centre).astype(dtype)
+    least, greatest = middle - half, middle + half
+    most = large(output.centre.dtype) / 2  # what stands for infinity
     return Enclosed(
-        (middle - half, middle + half),
+        (jnp.where(least < -most, -jnp.inf, least), jnp.where(greatest > most, jnp.inf, greatest)),
         (below * (1 - margin), _unknown_is_infinite(norm * (1 + margin))),
         (bent_below * (1 - margin), _unknown_is_infinite(bent * (1 + margin))),
     )

@@ -17,7 +17,7 @@ SIGNS = ("sub", "neg")
 OPERATORS = LINEAR | names(
     """conv_general_dilated div dot_general dynamic_update_slice integer_pow mul scatter scatter-add select_n"""
 )
-"""Linear primitives whose coefficients are products of their constant operands, or ones: a solve is none of them."""
+"""Linear primitives whose coefficients are entries of a constant operand, their inverses, or ones: no solves."""
 
 
 def with_infinity(apply: Callable[[Sequence[Array]], Array]) -> Callable[[Sequence[Array]], Array]:
@@ -85,15 +85,11 @@ def singular_value(matrix: Array) -> tuple[Array, Array]:
     safe = jnp.where((upper > 0) & jnp.isfinite(upper), upper, jnp.ones_like(upper))
     short = matrix / safe if matrix.shape[0] <= matrix.shape[1] else matrix.T / safe
     gram = jnp.matmul(short, short.T, precision="highest")
-    power = jax.lax.fori_loop(0, 12, lambda _, g: _unit(jnp.matmul(g, g, precision="highest")), _unit(gram))
-    direction = _unit(power[jnp.argmax(jnp.sum(power**2, 1))])
+    squared = lambda _, g: tree.unit(jnp.matmul(g, g, precision="highest"))[0]  # noqa: E731
+    power = jax.lax.fori_loop(0, 12, squared, tree.unit(gram)[0])
+    direction, _ = tree.unit(power[jnp.argmax(jnp.sum(power**2, 1))])
     image = jnp.matmul(direction, short, precision="highest")
     return jnp.minimum(safe * root(jnp.sum(image**2)), upper), upper
-
-
-def _unit(array: Array) -> Array:
-    length = tree.norm(array)
-    return array / jnp.where(length == 0, jnp.ones_like(length), length)
 
 
 def convolution_bound(node: Node, kernel: Array) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinterp import checks
 from jaxinterp.interpreters._curves import FUNCTIONS, PRIMITIVES, Curve, power
 from jaxinterp.interpreters._graph import CALLS, CUSTOM, Graph, Node, graph
 from jaxinterp.typing import Array, PyTree
@@ -47,10 +48,12 @@ def _simpler(program: Graph, node: Node, operands: list) -> list:
         case "abs":
             return [jnp.maximum(operands[0], -operands[0])]
         case "pow" if not moving[1]:
-            exponent = program.literal(node.inputs[1])
-            if exponent is not None and exponent.size == 1 and float(exponent).is_integer():
-                return [jax.lax.integer_pow(operands[0], int(exponent))]
+            exponents = _closed_over(program, node.inputs[1])
+            if exponents is not None and len(set(exponents.flat)) == 1 and float(exponents.flat[0]).is_integer():
+                return [jax.lax.integer_pow(operands[0], int(exponents.flat[0]))]
             return [jnp.exp(operands[1].astype(operands[0].dtype) * jnp.log(operands[0]))]
+        case "select_n" if not moving[0]:
+            return node(operands[0], *[a if m else _finite(a) for a, m in zip(operands[1:], moving[1:], strict=True)])
         case "reduce_max" | "reduce_min":
             return [_by_halves(node, operands[0])]
         case "reduce_window_max" | "reduce_window_min" if set(node.params["base_dilation"]) == {1}:
@@ -61,6 +64,25 @@ def _simpler(program: Graph, node: Node, operands: list) -> list:
             shape = node.shapes()[-1].shape
             return node(*[jnp.broadcast_to(a, shape) if m else a for a, m in zip(operands, moving, strict=True)])
     return node(*operands)
+
+
+def large(dtype: jnp.dtype) -> float:
+    """What stands for infinity: sums of a few of it are finite."""
+    return float(jnp.finfo(dtype).max) / 8
+
+
+def _finite(x: Array) -> Array:
+    """Infinite entries as very large ones: masks add minus infinity, and intervals need a middle."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return jnp.clip(x, -large(x.dtype), large(x.dtype))
+
+
+def _closed_over(program: Graph, v: int) -> np.ndarray | None:
+    """The array that a variable holds, spread or converted, if the function closes over it and it is not traced."""
+    while v in program.producers and program.producers[v].name in ("broadcast_in_dim", "convert_element_type"):
+        v = program.producers[v].inputs[0]
+    return checks.concrete(program.constants[v]) if v in program.constants else None
 
 
 def _by_halves(node: Node, x: Array) -> Array:

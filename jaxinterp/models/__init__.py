@@ -11,6 +11,7 @@ from jaxinterp.models._llama2c import llama_from_llama2c as llama_from_llama2c
 from jaxinterp.models._low_curvature import CentredSoftplus as CentredSoftplus
 from jaxinterp.models._low_curvature import LipschitzBatchNorm as LipschitzBatchNorm
 from jaxinterp.models._low_curvature import SpectralConv as SpectralConv
+from jaxinterp.models._low_curvature import sharp_softplus as sharp_softplus
 from jaxinterp.models._low_curvature_networks import LowCurvatureConvNet as LowCurvatureConvNet
 from jaxinterp.models._low_curvature_networks import LowCurvatureResNet as LowCurvatureResNet
 from jaxinterp.models._low_curvature_networks import LowCurvatureVGG as LowCurvatureVGG

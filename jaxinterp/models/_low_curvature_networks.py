@@ -7,7 +7,7 @@ from flax import nnx
 
 from jaxinterp.models._convnet import ConvNet, image_shape
 from jaxinterp.models._low_curvature import CentredSoftplus, LipschitzBatchNorm, LowCurvatureBlock, SpectralConv
-from jaxinterp.models._resnet import ResidualBlock, residual_blocks
+from jaxinterp.models._resnet import padded_shortcut, residual_blocks
 from jaxinterp.models._vgg import VGG
 from jaxinterp.typing import Array
 
@@ -94,10 +94,10 @@ class LowCurvatureVGG(VGG):
         return nnx.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME")
 
 
-class LowCurvatureResidualBlock(ResidualBlock):
+class LowCurvatureResidualBlock(nnx.Module):
     """The mean of the shortcut and of two low-curvature layers, and a centred softplus.
 
-    A mean of two functions is as steep as the steeper one; their sum would double the slope with each block.
+    A mean of two functions is at most as steep as the steeper one; their sum would double the slope with each block.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class LowCurvatureResidualBlock(ResidualBlock):
 
     def __call__(self, x: Array) -> Array:
         y = self.norm(self.conv(self.inner(x)))
-        return self.activation((y + self.shortcut(x)) / 2)
+        return self.activation((y + padded_shortcut(x, self.stride, self.new_channels)) / 2)
 
 
 class LowCurvatureResNet(nnx.Module):

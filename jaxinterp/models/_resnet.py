@@ -8,15 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxinterp import checks
 from jaxinterp.models._convnet import image_shape
 from jaxinterp.typing import Array
+
+
+def padded_shortcut(x: Array, stride: int, new_channels: int) -> Array:
+    """Each stride-th pixel, with new channels of zeros, half of them before and half after the old ones."""
+    before = new_channels // 2
+    return jnp.pad(x[:, ::stride, ::stride, :], ((0, 0), (0, 0), (0, 0), (before, new_channels - before)))
 
 
 class ResidualBlock(nnx.Module):
     """Two 3x3 convolutions with batch normalisation, added to a shortcut without parameters.
 
-    Where the block has a stride, the shortcut takes every stride-th pixel and pads the new channels with zeros, half of
-    them before and half after the old ones ("option A").
+    The shortcut is `padded_shortcut` ("option A").
     """
 
     def __init__(
@@ -33,17 +39,16 @@ class ResidualBlock(nnx.Module):
     def __call__(self, x: Array) -> Array:
         y = self.activation(self.norm_0(self.conv_0(x)))
         y = self.norm_1(self.conv_1(y))
-        return self.activation(y + self.shortcut(x))
-
-    def shortcut(self, x: Array) -> Array:
-        """What is added to the two convolutions."""
-        before = self.new_channels // 2
-        x = x[:, :: self.stride, :: self.stride, :]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, self.new_channels - before)))
+        return self.activation(y + padded_shortcut(x, self.stride, self.new_channels))
 
 
 def residual_blocks(widths: Sequence[int], blocks_per_stage: int) -> list[tuple[int, int, int]]:
     """Channels before and after each block, and its stride: each stage after the first halves the resolution."""
+    checks.positive_integer("blocks_per_stage", blocks_per_stage)
+    if not widths or list(widths) != sorted(widths):
+        raise ValueError(
+            f"`widths` of a residual network must not fall, since shortcuts only add channels; got {widths}."
+        )
     blocks, channels = [], widths[0]
     for i, width in enumerate(widths):
         for j in range(blocks_per_stage):
@@ -69,7 +74,7 @@ class ResNet(nnx.Module):
 
     def __init__(
         self,
-        input_shape: Sequence[int] = (32, 32, 3),
+        input_shape: Sequence[int],
         *,
         widths: Sequence[int] = (16, 32, 64),
         blocks_per_stage: int = 3,

@@ -38,8 +38,8 @@ class VGG(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         height, width, channels = image_shape("VGG", input_shape)
-        if len(widths) != len(depths):
-            raise ValueError(f"`VGG` needs a width and a depth for each stage; got {widths=} and {depths=}.")
+        if len(widths) != len(depths) or not widths or min(depths) < 1:
+            raise ValueError(f"`VGG` needs a width and a depth >= 1 for each stage; got {widths=} and {depths=}.")
         self.activation, self.depths = activation, tuple(depths)
         for i, (features, depth) in enumerate(zip(widths, depths, strict=True)):
             for j in range(depth):

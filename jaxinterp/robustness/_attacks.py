@@ -102,8 +102,7 @@ def pgd(
     def attack(key: Key, *args: PyTree, radius: Array | float, low: PyTree = None, high: PyTree = None) -> Attack:
         key = checks.key("pgd", key)
         g, x = restrict_scalar("pgd", f, argnums, args)
-        reach = checks.distance("radius", radius)
-        point, value = climb(key, g, x, reach, box=(low, high))
+        point, value = climb(key, g, x, radius=radius, low=low, high=high)
         return Attack(point, value, tree.norm(tree.sub(point, x)))
 
     return attack
@@ -198,11 +197,11 @@ def boundary_distance(
     >>> round(float(boundary_distance(f)(jnp.array([2.0, 1.0]), direction=jnp.array([-3.0, 0.0]), reach=10.0)), 4)
     2.0
     """
-    along = first_change("boundary_distance", num_points=num_points, num_bisections=num_bisections)
+    along = first_change(num_points=num_points, num_bisections=num_bisections, name="boundary_distance")
 
     def distance(*args: PyTree, direction: PyTree, reach: Array | float) -> Array:
         margins, x, clean = restricted_margins("boundary_distance", f, argnums, same_prediction, args)
-        found = along(lambda point: ~jnp.all(margins(point) >= 0), x, direction, reach)
+        found = along(lambda point: ~jnp.all(margins(point) >= 0), x, direction=direction, reach=reach)
         return jnp.where(jnp.any(jnp.isnan(clean)), jnp.nan, found)
 
     return distance

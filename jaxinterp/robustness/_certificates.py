@@ -148,7 +148,8 @@ def lipschitz_certificate(f: LogitsFn, argnums: int | tuple[int, ...] = 0) -> Ca
 
     With :math:`L_i` an upper bound of the Lipschitz constant of the margin :math:`f_t - f_i` in a norm, the prediction
     does not change within that radius in that norm. For one number L, a bound of the map to all scores in the Euclidean
-    norm, :math:`L_i = \sqrt2\,L`.
+    norm, :math:`L_i = \sqrt2\,L`. It must bound the differences of values, so f must be continuous: `geometry.bounds`
+    bounds derivatives, and says nothing of jumps.
 
     Args:
       f: `(*args) -> [classes]`.

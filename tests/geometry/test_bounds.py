@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxinterp import geometry
+from jaxinterp import geometry, heads
 
 X64 = jax.config.jax_enable_x64
 DTYPE = jnp.float64 if X64 else jnp.float32
@@ -82,6 +82,13 @@ def switched(x):
     return jnp.sum(jnp.tanh(chosen @ weights(2, 5, 4)) * jnp.maximum(chosen[:4], h[:4] ** 2))
 
 
+def masked(x):
+    """Weights of past tokens alone: what comes later has the score minus infinity."""
+    tokens = x.reshape(4, 2)
+    scores = jnp.where(jnp.tri(4) > 0, tokens @ tokens.T, -jnp.inf)
+    return jnp.sum(jax.nn.softmax(scores, -1) @ tokens, 0)
+
+
 FUNCTIONS = {
     "tanh": functools.partial(mlp, 2, jnp.tanh),
     "softplus": functools.partial(mlp, 3, lambda z: jax.nn.softplus(5 * z) / 5),
@@ -94,7 +101,8 @@ FUNCTIONS = {
     "rational": rational,
     "kinked": kinked,
     "switched": switched,
-    "loss": lambda x: -jax.nn.log_softmax(jnp.tanh(x @ weights(1, INPUTS, 6)) @ weights(2, 6, 3))[1],
+    "loss": lambda x: heads.cross_entropy(lambda x: jnp.tanh(x @ weights(1, INPUTS, 6)) @ weights(2, 6, 3))(x, 1),
+    "masked": masked,
 }
 
 

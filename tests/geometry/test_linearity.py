@@ -53,6 +53,8 @@ def test_the_gap_to_the_tangent():
     x = jnp.asarray([1.0, -1.0, 0.5], DTYPE)
     found = geometry.local_linearity(f, num_steps=60)(jax.random.key(0), x, radius=0.3)
     assert float(found.value) == pytest.approx(0.5 * 4 * 0.09, rel=0.02)
+    below = geometry.local_linearity(lambda x: -f(x), num_restarts=2)(jax.random.key(1), x, radius=0.3)
+    assert float(below.value) == pytest.approx(0.5 * 4 * 0.09, rel=0.02)
     linear = geometry.local_linearity(lambda x: 3 * x[0])(jax.random.key(0), x, radius=0.3)
     assert float(linear.value) < 1e-5
 
@@ -68,6 +70,8 @@ def test_what_is_refused():
     f = lambda x: jnp.vdot(x, x)  # noqa: E731
     with pytest.raises(ValueError, match="`norm` must be one of"):
         geometry.local_lipschitz(f, norm="l1")
+    with pytest.raises(ValueError, match="`num_restarts` of `local_linearity` must be 2 or more"):
+        geometry.local_linearity(f, num_restarts=1)
     with pytest.raises(ValueError, match="`radius` must be finite and >= 0"):
         geometry.local_linearity(f)(jax.random.key(0), jnp.ones(2), radius=-1.0)
     with pytest.raises(TypeError, match="`local_lipschitz` takes a random key"):

@@ -22,6 +22,9 @@ FOUND = {
 }
 
 
+THREE = np.asarray([[3.0]], np.float32)  # an array that a function closes over
+
+
 def canonical(f):
     return _templates.canonical(lambda x: f(2.0 * x), jnp.ones((3, 2)))[0]
 
@@ -62,6 +65,7 @@ def test_what_only_looks_alike_is_not_taken():
         lambda x: jnp.power(x * x + 1.0, 1.5),
         lambda x: jnp.power(x, jnp.asarray(3.0)),  # of negative numbers too
         lambda x: jnp.power(x, jnp.full((2,), -2.0)),
+        lambda x: jnp.power(x, THREE),
     ],
 )
 def test_the_program_in_few_primitives_computes_the_same(f):

@@ -88,7 +88,7 @@ def test_it_is_the_network_written_by_hand(shape):
 
 @pytest.mark.core
 def test_resnet_20_has_its_known_number_of_parameters():
-    model = nnx.eval_shape(lambda: models.ResNet(rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: models.ResNet((32, 32, 3), rngs=nnx.Rngs(0)))
     # 3x3 convolutions: the first, 6 of 16x16, then per stage one that widens and five that do not; two numbers per
     # channel of the 19 normalisations; the dense layer. He et al. give 0.27 million.
     kernels = 9 * (3 * 16 + 6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2)

@@ -34,7 +34,7 @@ def test_vgg_11_has_eight_convolutions():
     kernels = [leaf.shape for _, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)) if leaf.ndim == 4]
     assert sorted(shape[-1] for shape in kernels) == [64, 128, 256, 256, 512, 512, 512, 512]
     assert model.head.kernel.shape == (512, 10)
-    with pytest.raises(ValueError, match="`VGG` needs a width and a depth for each stage"):
+    with pytest.raises(ValueError, match="`VGG` needs a width and a depth >= 1 for each stage"):
         models.VGG((8, 8, 1), widths=(3, 4), depths=(1,), num_classes=2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="`VGG` needs images of shape"):
         models.VGG((5,), num_classes=2, rngs=nnx.Rngs(0))

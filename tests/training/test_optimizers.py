@@ -1,5 +1,6 @@
 """The schedules of the optimisers, from the size of their updates."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,3 +52,15 @@ def test_adam_is_constant():
 def test_the_length_must_be_positive(make):
     with pytest.raises(ValueError, match="num_steps"):
         make(0.1, num_steps=0)
+
+
+def test_scalars_are_not_decayed():
+    """Such as log β of an activation."""
+    params = {"kernel": jnp.full(2, 2.0), "log_beta": jnp.asarray(2.0)}
+    for optimizer in (
+        training.adamw(0.1, num_steps=9, weight_decay=0.5),
+        training.sgd(0.1, num_steps=9, weight_decay=0.5),
+    ):
+        updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+        assert float(updates["log_beta"]) == 0
+        assert np.all(updates["kernel"] < 0)
