@@ -203,10 +203,9 @@ class _Walker:
         elif self.is_operator(node):
             self.through(node)
         else:
-            raise NotImplementedError(
-                f"Bounds know no rule for the primitive `{node.name}` of `{node.site()}` ({_ir.source(node.equation)})."
-                + (" Write loops out by `interpreters.unrolled`." if node.name in ("scan", "while") else "")
-            )
+            remedy = "; write loops out by `interpreters.unrolled`" if node.name in ("scan", "while") else ""
+            where = f"`{node.name}` of `{node.site()}` ({_ir.source(node.equation)}){remedy}"
+            raise NotImplementedError(f"Bounds know no rule for the primitive {where}.")
 
     def is_operator(self, node: Node) -> bool:
         floating = all(v not in self.program.dependent or v in self.program.active for v in node.inputs)
