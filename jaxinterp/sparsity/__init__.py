@@ -22,6 +22,8 @@ from jaxinterp.sparsity._gates import sample as sample
 from jaxinterp.sparsity._gates import sparsity_penalty as sparsity_penalty
 from jaxinterp.sparsity._gates import straight_through as straight_through
 from jaxinterp.sparsity._gates import threshold as threshold
+from jaxinterp.sparsity._merging import Merging as Merging
+from jaxinterp.sparsity._merging import merge_units as merge_units
 from jaxinterp.sparsity._pruning import PruneState as PruneState
 from jaxinterp.sparsity._pruning import Score as Score
 from jaxinterp.sparsity._pruning import magnitude as magnitude
@@ -33,3 +35,7 @@ from jaxinterp.sparsity._schedules import Schedule as Schedule
 from jaxinterp.sparsity._schedules import cyclical as cyclical
 from jaxinterp.sparsity._schedules import gradual as gradual
 from jaxinterp.sparsity._schedules import one_shot as one_shot
+from jaxinterp.sparsity._selection import Selection as Selection
+from jaxinterp.sparsity._selection import equal_accuracy_budgets as equal_accuracy_budgets
+from jaxinterp.sparsity._selection import reweighted as reweighted
+from jaxinterp.sparsity._selection import select_units as select_units
