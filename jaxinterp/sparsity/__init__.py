@@ -15,6 +15,7 @@ from jaxinterp.sparsity._gates import count as count
 from jaxinterp.sparsity._gates import count_by_parameter as count_by_parameter
 from jaxinterp.sparsity._gates import kernels as kernels
 from jaxinterp.sparsity._gates import per_filter as per_filter
+from jaxinterp.sparsity._gates import per_input_unit as per_input_unit
 from jaxinterp.sparsity._gates import per_output_unit as per_output_unit
 from jaxinterp.sparsity._gates import per_weight as per_weight
 from jaxinterp.sparsity._gates import project as project
@@ -22,6 +23,10 @@ from jaxinterp.sparsity._gates import sample as sample
 from jaxinterp.sparsity._gates import sparsity_penalty as sparsity_penalty
 from jaxinterp.sparsity._gates import straight_through as straight_through
 from jaxinterp.sparsity._gates import threshold as threshold
+from jaxinterp.sparsity._kinds import HardConcrete as HardConcrete
+from jaxinterp.sparsity._kinds import beta_penalty as beta_penalty
+from jaxinterp.sparsity._kinds import complexity_penalty as complexity_penalty
+from jaxinterp.sparsity._kinds import tri_state_relu as tri_state_relu
 from jaxinterp.sparsity._merging import Merging as Merging
 from jaxinterp.sparsity._merging import merge_units as merge_units
 from jaxinterp.sparsity._pruning import PruneState as PruneState
@@ -39,3 +44,4 @@ from jaxinterp.sparsity._selection import Selection as Selection
 from jaxinterp.sparsity._selection import equal_accuracy_budgets as equal_accuracy_budgets
 from jaxinterp.sparsity._selection import reweighted as reweighted
 from jaxinterp.sparsity._selection import select_units as select_units
+from jaxinterp.sparsity._unbiased import unbiased_gradient as unbiased_gradient

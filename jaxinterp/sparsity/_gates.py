@@ -47,6 +47,20 @@ def per_output_unit(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*(1,) * (len(shape) - 1), shape[-1])
 
 
+def per_input_unit(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One gate for each input unit: closed, the unit before is dropped (the last axis but one).
+
+    Raises:
+      ValueError: for a parameter of fewer than two axes.
+
+    >>> per_input_unit((3, 3, 8, 16))
+    (1, 1, 8, 1)
+    """
+    if len(shape) < 2:
+        raise ValueError(f"`per_input_unit` needs a kernel [..., in, out]; got the shape {shape}.")
+    return (*(1,) * (len(shape) - 2), shape[-2], 1)
+
+
 def per_filter(shape: tuple[int, ...]) -> tuple[int, ...]:
     """One gate for each filter of a convolution: the window that links one input channel to one output channel.
 
