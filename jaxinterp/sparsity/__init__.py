@@ -44,4 +44,6 @@ from jaxinterp.sparsity._selection import Selection as Selection
 from jaxinterp.sparsity._selection import equal_accuracy_budgets as equal_accuracy_budgets
 from jaxinterp.sparsity._selection import reweighted as reweighted
 from jaxinterp.sparsity._selection import select_units as select_units
+from jaxinterp.sparsity._shrinking import Coupling as Coupling
+from jaxinterp.sparsity._shrinking import couple as couple
 from jaxinterp.sparsity._unbiased import unbiased_gradient as unbiased_gradient

@@ -1,0 +1,162 @@
+"""Physical surgery: channels that are masked are cut out of all arrays that they run through."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinterp import checks
+from jaxinterp.interpreters import Channel, channels, restrict
+from jaxinterp.typing import Array, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Coupling:
+    """The channels of a function that can be removed, and what of its arguments belongs to each.
+
+    Attributes:
+      channels: with their entries as (leaf, axis, index), the leaves of the chosen arguments being numbered in order.
+      paths: of the leaves.
+      shapes: of the leaves.
+      structure: of the arguments.
+    """
+
+    channels: tuple[Channel, ...]
+    paths: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    structure: Any
+
+    def __len__(self) -> int:
+        return len(self.channels)
+
+    def scores(self, scores: PyTree) -> np.ndarray:
+        """The sum of the scores of the weights that write each channel, [channels]; `None` leaves count as 0.
+
+        Of channels that a residual sum ties together all writers count.
+        """
+        leaves = self._leaves("scores", scores)
+        sums: dict[tuple[int, int], np.ndarray] = {}
+        totals = np.zeros(len(self.channels))
+        for number, channel in enumerate(self.channels):
+            for leaf, axis, index in channel.written:
+                if leaves[leaf] is None:
+                    continue
+                if (leaf, axis) not in sums:
+                    spread = np.broadcast_to(np.asarray(leaves[leaf], np.float64), self.shapes[leaf])
+                    sums[leaf, axis] = np.moveaxis(spread, axis, 0).reshape(self.shapes[leaf][axis], -1).sum(1)
+                totals[number] += sums[leaf, axis][index]
+        return totals
+
+    def kept(self, masks: PyTree) -> np.ndarray:
+        """Which channels some mask leaves a writer of, bool [channels]; parameters without a mask count as left."""
+        is_none = lambda leaf: leaf is None  # noqa: E731
+        open_masks = [
+            jnp.ones(shape) if mask is None else mask != 0
+            for mask, shape in zip(jax.tree.leaves(masks, is_leaf=is_none), self.shapes, strict=True)
+        ]
+        return self.scores(open_masks) > 0
+
+    def masks(self, keep: Array) -> PyTree:
+        """Masks of the arguments: 0 for all entries of a channel that is not kept, what reads it and its biases too."""
+
+        def mask(axes: list[np.ndarray]) -> Array:
+            crossed = functools.reduce(np.logical_and, np.meshgrid(*axes, indexing="ij", sparse=True), np.True_)
+            return jnp.asarray(crossed, float)
+
+        return jax.tree.unflatten(self.structure, [mask(axes) for axes in self._left(self._chosen(keep))])
+
+    def shrink(self, tree: PyTree, keep: Array) -> PyTree:
+        """The arguments without the channels that are not kept.
+
+        The function of them is that of the arguments times `masks(keep)`, and of the arguments before if what reads the
+        channels was zero. Functions whose code has sizes written into it need new sizes.
+        """
+        left = self._left(self._chosen(keep))
+        leaves = self._leaves("arguments", tree)
+        smaller = []
+        for array, axes in zip(leaves, left, strict=True):
+            for axis, entries in enumerate(axes):
+                if array is not None and not entries.all():
+                    array = jnp.take(array, jnp.asarray(np.flatnonzero(entries)), axis)
+            smaller.append(array)
+        return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=lambda leaf: leaf is None), smaller)
+
+    def _leaves(self, name: str, tree: PyTree) -> list:
+        leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)
+        if len(leaves) != len(self.shapes):
+            raise ValueError(f"The {name} must have the {len(self.shapes)} leaves of the arguments; got {len(leaves)}.")
+        return leaves
+
+    def _chosen(self, keep: Array) -> np.ndarray:
+        chosen = np.asarray(keep)
+        if chosen.shape != (len(self.channels),) or chosen.dtype != bool:
+            raise ValueError(
+                f"`keep` must be a bool array [{len(self.channels)}], one for each channel; got {chosen.dtype} with "
+                f"shape {chosen.shape}."
+            )
+        return chosen
+
+    def _left(self, keep: np.ndarray) -> list[list[np.ndarray]]:
+        """Which entries of each axis of each leaf are left."""
+        left = [[np.ones(size, bool) for size in shape] for shape in self.shapes]
+        for channel in (self.channels[i] for i in np.flatnonzero(~keep)):
+            for leaf, axis, index in (*channel.written, *channel.read, *channel.carried):
+                left[leaf][axis][index] = False
+        for path, axes in zip(self.paths, left, strict=True):
+            empty = [axis for axis, entries in enumerate(axes) if entries.size and not entries.any()]
+            if empty:
+                raise ValueError(f"At least one channel must be kept; axis {empty[0]} of `{path}` would be empty.")
+        return left
+
+
+def couple(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Callable[..., Coupling]:
+    r"""Finds what belongs together when a channel is removed: returns `(*args) -> Coupling`.
+
+    A channel is what one column of a kernel writes and others read. Its program tells what else runs along with it:
+    biases, scales and statistics of normalisations, the rows of all kernels that read it (through flattening too, where
+    it owns many), and the channels that residual sums add to it, which go together. Inputs, outputs, and what runs
+    through anything without a rule (sums over channels, as in LayerNorm; attention; grouped convolutions) stays.
+
+    Args:
+      f: a function of one example or of a batch; only its program counts, not the names of its layers.
+      argnums: the arguments that hold parameters, and running statistics if there are any.
+
+    Raises:
+      TypeError: if f is not callable, or an entry of the chosen arguments not floating-point.
+      ValueError: if no channel can be removed.
+
+    >>> f = lambda p, x: jax.nn.relu(x @ p["in"] + p["bias"]) @ p["out"]
+    >>> params = {"in": jnp.ones((3, 4)), "bias": jnp.zeros(4), "out": jnp.ones((4, 2))}
+    >>> coupling = couple(f)(params, jnp.ones(3))
+    >>> small = coupling.shrink(params, np.array([True, False, True, True]))
+    >>> {name: array.shape for name, array in small.items()}
+    {'bias': (3,), 'in': (3, 3), 'out': (3, 2)}
+    """
+    positions = argnums if isinstance(argnums, tuple) else (argnums,)
+
+    def found(*args: PyTree) -> Coupling:
+        _, chosen = restrict("couple", f, argnums, args)
+        places = checks.argnums("couple", positions, len(args))
+
+        def ordered(tree: tuple, others: tuple) -> PyTree:
+            inside, outside = dict(zip(places, tree, strict=True)), iter(others)
+            return f(*(inside[i] if i in inside else next(outside) for i in range(len(args))))
+
+        tree = chosen if isinstance(argnums, tuple) else (chosen,)
+        others = tuple(arg for i, arg in enumerate(args) if i not in places)
+        removable = channels(ordered, tree, others)
+        if not removable:
+            raise ValueError(
+                "`couple` found no channel that can be removed: none is written by one kernel and read by another "
+                "without running through something that has no rule. Running statistics must be among `argnums`."
+            )
+        with_paths = jax.tree_util.tree_leaves_with_path(chosen)
+        paths = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in with_paths)
+        shapes = tuple(np.shape(leaf) for _, leaf in with_paths)
+        return Coupling(tuple(removable), paths, shapes, jax.tree.structure(chosen))
+
+    return found

@@ -1,0 +1,141 @@
+"""Shrunk networks compute what the masked ones do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxinterp import models, sparsity
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+IMAGE = (8, 8, 1)
+NETWORKS = {
+    "MLP": lambda: models.MLP(IMAGE, widths=(7, 6), num_classes=3, activation=nnx.gelu, rngs=nnx.Rngs(0)),
+    "ConvNet": lambda: models.ConvNet(IMAGE, widths=(4, 6), num_classes=3, batch_norm=True, rngs=nnx.Rngs(0)),
+    "VGG": lambda: models.VGG(IMAGE, widths=(4, 6), depths=(1, 2), num_classes=3, rngs=nnx.Rngs(0)),
+    "tied": lambda: models.ResNet(IMAGE, widths=(6,), blocks_per_stage=2, num_classes=3, rngs=nnx.Rngs(0)),
+    "ResNet": lambda: models.ResNet(IMAGE, widths=(4, 6), blocks_per_stage=2, num_classes=3, rngs=nnx.Rngs(0)),
+}
+
+
+def network(name):
+    """A network whose normalisations are not trivial."""
+    net = models.as_function(NETWORKS[name]())
+    rng = np.random.default_rng(0)
+    drawn = lambda a: jnp.asarray(rng.uniform(0.5, 1.5, a.shape), a.dtype) if a.ndim == 1 else a  # noqa: E731
+    return net.apply, jax.tree.map(drawn, net.params), jax.tree.map(drawn, net.state)
+
+
+def crosses_a_shortcut(coupling, channel):
+    """Whether a channel runs through kernels of several blocks: the code of `ResNet` has sizes of its shortcuts."""
+    return len({coupling.paths[leaf].split("/")[1] for leaf, _, _ in channel.written}) > 1 or any(
+        "blocks_2/conv_1" in coupling.paths[leaf] for leaf, _, _ in channel.written
+    )
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_shrunk_is_masked(name):
+    apply, params, state = network(name)
+    x = jax.random.normal(jax.random.key(0), IMAGE)
+    coupling = sparsity.couple(apply, (0, 1))(params, state, x)
+    keep = np.arange(len(coupling)) % 3 > 0  # two thirds of each layer
+    if name == "ResNet":
+        keep |= np.array([crosses_a_shortcut(coupling, channel) for channel in coupling.channels])
+    assert 0 < keep.sum() < len(coupling)
+    masks = coupling.masks(keep)
+    masked = sparsity.apply((params, state), masks)
+    small = coupling.shrink((params, state), keep)
+    size = lambda tree: sum(a.size for a in jax.tree.leaves(tree))  # noqa: E731
+    assert size(small) < 0.85 * size((params, state))
+    for seed in range(3):
+        x = jax.random.normal(jax.random.key(seed), IMAGE)
+        np.testing.assert_allclose(apply(*small, x), apply(*masked, x), atol=1e-5)
+    assert np.max(np.abs(apply(*masked, x) - apply(params, state, x))) > 1e-3
+
+
+def test_what_a_residual_sum_adds_goes_together():
+    apply, params, state = network("tied")
+    coupling = sparsity.couple(apply, (0, 1))(params, state, jnp.ones(IMAGE))
+    tied = [c for c in coupling.channels if len(c.written) > 1]
+    assert len(tied) == 6
+    written = {coupling.paths[leaf] for leaf, _, _ in tied[0].written}
+    assert written == {"0/conv/kernel", "0/blocks_0/conv_1/kernel", "0/blocks_1/conv_1/kernel"}
+    assert len(coupling) == 6 + 2 * 6
+
+
+def test_flattening_gives_a_channel_many_rows():
+    apply, params, state = network("ConvNet")
+    coupling = sparsity.couple(apply, (0, 1))(params, state, jnp.ones(IMAGE))
+    rows = [len(c.read) for c in coupling.channels]
+    assert sorted(set(rows)) == [1, 16]
+
+
+def test_masks_of_units():
+    """From masks of the kernels' columns to the channels, and to masks of all that belongs to them."""
+    apply, params, state = network("MLP")
+    coupling = sparsity.couple(apply)(params, state, jnp.ones(IMAGE))
+    gates = sparsity.attach(params, granularity=sparsity.per_output_unit, initial=1.0)
+    gates["dense_0"]["kernel"] = gates["dense_0"]["kernel"].at[0, 2].set(0)
+    keep = coupling.kept(gates)
+    assert (~keep).sum() == 1
+    masks = coupling.masks(keep)
+    assert float(masks["dense_0"]["bias"][2]) == 0
+    np.testing.assert_array_equal(masks["dense_1"]["kernel"][2], 0)
+    assert coupling.shrink(params, keep)["dense_0"]["kernel"].shape[1] == 6
+
+
+def test_what_stays():
+    """LayerNorm sums over the channels, attention multiplies them: nothing that runs through either is removed."""
+
+    def f(p, x):
+        h = jnp.tanh(x @ p["a"])
+        h = (h - jnp.mean(h)) @ p["b"]
+        return jnp.sin(h) @ p["c"]
+
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 5)), "c": jnp.ones((5, 2))}
+    coupling = sparsity.couple(f)(params, jnp.ones(3))
+    assert {coupling.paths[leaf] for c in coupling.channels for leaf, _, _ in c.written} == {"b"}
+    with pytest.raises(ValueError, match="found no channel that can be removed"):
+        sparsity.couple(lambda p, x: x @ p)(jnp.ones((3, 4)), jnp.ones(3))
+
+
+def test_concatenated_and_padded_channels():
+    def f(p, x):
+        h, g = jnp.tanh(x @ p["a"]), jax.nn.relu(x @ p["b"])
+        return jnp.pad(jnp.concatenate([h, g]), (1, 0)) @ p["c"]
+
+    rng = np.random.default_rng(0)
+    params = {name: jnp.asarray(rng.normal(size=s)) for name, s in {"a": (3, 2), "b": (3, 4), "c": (7, 2)}.items()}
+    x = jnp.asarray(rng.normal(size=3))
+    coupling = sparsity.couple(f)(params, x)
+    assert len(coupling) == 6
+    small = coupling.shrink(params, np.array([True, False, True, True, False, False]))
+    assert {name: a.shape for name, a in small.items()} == {"a": (3, 1), "b": (3, 2), "c": (4, 2)}
+    masks = coupling.masks(np.array([True, False, True, True, False, False]))
+    np.testing.assert_allclose(f(small, x), f(sparsity.apply(params, masks), x), rtol=1e-5)
+
+
+def test_what_is_refused():
+    apply, params, state = network("MLP")
+    coupling = sparsity.couple(apply)(params, state, jnp.ones(IMAGE))
+    with pytest.raises(ValueError, match=r"`keep` must be a bool array \[13\]"):
+        coupling.shrink(params, np.ones(13))
+    with pytest.raises(ValueError, match="At least one channel must be kept; axis 0 of `dense_0/bias`"):
+        coupling.shrink(params, np.zeros(13, bool))
+    with pytest.raises(ValueError, match="must have the 6 leaves"):
+        coupling.shrink({"a": jnp.ones(3)}, np.ones(13, bool))
+
+
+def test_scores_are_those_of_all_writers():
+    apply, params, state = network("tied")
+    with pytest.raises(ValueError, match="Running statistics must be among `argnums`"):
+        sparsity.couple(apply)(params, state, jnp.ones(IMAGE))
+    coupling = sparsity.couple(apply, (0, 1))(params, state, jnp.ones(IMAGE))
+    scores = coupling.scores(jax.tree.map(jnp.abs, (params, state)))
+    for score, channel in zip(scores, coupling.channels, strict=True):
+        leaves = jax.tree.leaves((params, state))
+        expected = sum(float(jnp.sum(jnp.abs(jnp.take(leaves[i], j, axis)))) for i, axis, j in channel.written)
+        assert score == pytest.approx(expected, rel=1e-5)
