@@ -88,3 +88,10 @@ def standard_promotion():
     """Dtypes and ranks promote as they do for users."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_forgotten():
+    """Between files, so that the programs of all tests are never in memory together."""
+    yield
+    jax.clear_caches()
