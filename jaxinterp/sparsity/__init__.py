@@ -46,4 +46,5 @@ from jaxinterp.sparsity._selection import reweighted as reweighted
 from jaxinterp.sparsity._selection import select_units as select_units
 from jaxinterp.sparsity._shrinking import Coupling as Coupling
 from jaxinterp.sparsity._shrinking import couple as couple
+from jaxinterp.sparsity._surgeon import brain_surgeon as brain_surgeon
 from jaxinterp.sparsity._unbiased import unbiased_gradient as unbiased_gradient
