@@ -116,10 +116,7 @@ class _Walk:
         elif node.name == "conv_general_dilated" and node.inputs[1] in self.axes and len(whole) == 1:
             self.convolved(node)
         elif whole or not self.passed(node):
-            for v in node.inputs:
-                self.fix(v)
-            for v in node.outputs:
-                self.ids[v] = np.full(self.program.avals[v].shape, FIXED)
+            self.unknown(node)
 
     def passed(self, node: Node) -> bool:
         """Rules for arrays of entries; whether there is one."""
@@ -169,7 +166,7 @@ class _Walk:
         inner, outer = contracting[side], contracting[1 - side]
         free = [axis for axis in range(len(weights)) if axis not in inner]
         if len(inner) != 1 or len(free) != 1 or batch[0]:
-            self.visit_unknown(node)
+            self.unknown(node)
             return
         self.read(data, outer[0], weights[inner[0]])
         shape = self.program.avals[node.outputs[0]].shape
@@ -180,16 +177,18 @@ class _Walk:
         numbers, shape = node.params["dimension_numbers"], self.program.avals[node.outputs[0]].shape
         weights, data = self.axes[node.inputs[1]], self.ids[node.inputs[0]]
         grouped = node.params["feature_group_count"] != 1 or node.params["batch_group_count"] != 1
-        if grouped or node.inputs[0] in self.axes:
-            self.visit_unknown(node)
+        if grouped:
+            self.unknown(node)
             return
         self.read(data, numbers.lhs_spec[1], weights[numbers.rhs_spec[1]])
         self.written(node.outputs[0], shape, numbers.out_spec[1], weights[numbers.rhs_spec[0]])
 
-    def visit_unknown(self, node: Node) -> None:
+    def unknown(self, node: Node) -> None:
+        """Without a rule everything that comes in stays, and what goes out is no channel that could go."""
         for v in node.inputs:
             self.fix(v)
-        self.ids[node.outputs[0]] = np.full(self.program.avals[node.outputs[0]].shape, FIXED)
+        for v in node.outputs:
+            self.ids[v] = np.full(self.program.avals[v].shape, FIXED)
 
     def read(self, data: np.ndarray, axis: int, weights: np.ndarray) -> None:
         along = self.same_along(data, [i for i in range(data.ndim) if i != axis])

@@ -69,7 +69,7 @@ class ConvNet(nnx.Module):
         activation: Callable[[Array], Array] = nnx.softplus,
         rngs: nnx.Rngs,
     ) -> None:
-        height, width, channels = image_shape("ConvNet", input_shape)
+        height, width, channels = image_shape(type(self).__name__, input_shape)
         self.batch_norm, self.activation = batch_norm, activation
         self.num_blocks = len(widths)
         for i, features in enumerate(widths):

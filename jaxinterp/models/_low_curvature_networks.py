@@ -12,7 +12,20 @@ from jaxinterp.models._vgg import VGG
 from jaxinterp.typing import Array
 
 
-class LowCurvatureConvNet(ConvNet):
+class _OfLowCurvatureBlocks:
+    """What a network of blocks becomes when these are of low curvature."""
+
+    beta: float
+    gamma: float
+
+    def block(self, channels: int, features: int, stride: int, image: tuple[int, int], rngs: nnx.Rngs) -> nnx.Module:
+        """One block for images of that height and width."""
+        return LowCurvatureBlock(
+            channels, features, stride=stride, image=image, beta=self.beta, gamma=self.gamma, rngs=rngs
+        )
+
+
+class LowCurvatureConvNet(_OfLowCurvatureBlocks, ConvNet):
     r"""`ConvNet` made of low-curvature blocks.
 
     With the penalties on β and γ (`penalties.activation_curvature`, `penalties.normalisation_slope`) the bound of its
@@ -46,14 +59,8 @@ class LowCurvatureConvNet(ConvNet):
         self.beta, self.gamma = beta, gamma
         super().__init__(input_shape, widths=widths, num_classes=num_classes, batch_norm=True, rngs=rngs)
 
-    def block(self, channels: int, features: int, stride: int, image: tuple[int, int], rngs: nnx.Rngs) -> nnx.Module:
-        """One block for images of that height and width."""
-        return LowCurvatureBlock(
-            channels, features, stride=stride, image=image, beta=self.beta, gamma=self.gamma, rngs=rngs
-        )
 
-
-class LowCurvatureVGG(VGG):
+class LowCurvatureVGG(_OfLowCurvatureBlocks, VGG):
     r"""`VGG` made of low-curvature blocks, with average pooling; see `LowCurvatureConvNet`.
 
     Args:
@@ -82,12 +89,6 @@ class LowCurvatureVGG(VGG):
     ) -> None:
         self.beta, self.gamma = beta, gamma
         super().__init__(input_shape, widths=widths, depths=depths, num_classes=num_classes, rngs=rngs)
-
-    def block(self, channels: int, features: int, stride: int, image: tuple[int, int], rngs: nnx.Rngs) -> nnx.Module:
-        """One block for images of that height and width."""
-        return LowCurvatureBlock(
-            channels, features, stride=stride, image=image, beta=self.beta, gamma=self.gamma, rngs=rngs
-        )
 
     def pool(self, x: Array) -> Array:
         """Halves the resolution; smooth, and of norm 1/2."""

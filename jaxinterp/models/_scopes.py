@@ -60,8 +60,18 @@ def _scoped_class(cls: type, path: str, is_pytree: bool) -> type:
             return super(scoped, self).__call__(*args, **kwargs)
 
     names = {"__call__": call} | {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    scoped: Any = types.new_class(cls.__name__, (_Scoped, cls), {"pytree": is_pytree}, lambda body: body.update(names))
+    # Python lets an object change to a subclass if both store attributes the way the first of their bases does: the
+    # class that marks comes first, except where a mixin that is no module stands before Flax's own class.
+    bases = (_Scoped, cls) if _stored_by_flax(cls) else (cls, _Scoped)
+    scoped: Any = types.new_class(cls.__name__, bases, {"pytree": is_pytree}, lambda body: body.update(names))
     return scoped
+
+
+def _stored_by_flax(cls: type) -> bool:
+    base: type | None = cls
+    while base not in (None, nnx.Module):
+        base = base.__base__
+    return base is nnx.Module
 
 
 def _is_pytree(module: nnx.Module) -> bool:

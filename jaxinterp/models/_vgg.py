@@ -37,9 +37,11 @@ class VGG(nnx.Module):
         activation: Callable[[Array], Array] = nnx.relu,
         rngs: nnx.Rngs,
     ) -> None:
-        height, width, channels = image_shape("VGG", input_shape)
+        height, width, channels = image_shape(type(self).__name__, input_shape)
         if len(widths) != len(depths) or not widths or min(depths) < 1:
-            raise ValueError(f"`VGG` needs a width and a depth >= 1 for each stage; got {widths=} and {depths=}.")
+            raise ValueError(
+                f"`{type(self).__name__}` needs a width and a depth >= 1 for each stage; got {widths=} and {depths=}."
+            )
         self.activation, self.depths = activation, tuple(depths)
         for i, (features, depth) in enumerate(zip(widths, depths, strict=True)):
             for j in range(depth):

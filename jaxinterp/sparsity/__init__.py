@@ -23,10 +23,8 @@ from jaxinterp.sparsity._gates import sample as sample
 from jaxinterp.sparsity._gates import sparsity_penalty as sparsity_penalty
 from jaxinterp.sparsity._gates import straight_through as straight_through
 from jaxinterp.sparsity._gates import threshold as threshold
-from jaxinterp.sparsity._kinds import HardConcrete as HardConcrete
-from jaxinterp.sparsity._kinds import beta_penalty as beta_penalty
-from jaxinterp.sparsity._kinds import complexity_penalty as complexity_penalty
-from jaxinterp.sparsity._kinds import tri_state_relu as tri_state_relu
+from jaxinterp.sparsity._generalized_dropout import beta_penalty as beta_penalty
+from jaxinterp.sparsity._hard_concrete import HardConcrete as HardConcrete
 from jaxinterp.sparsity._merging import Merging as Merging
 from jaxinterp.sparsity._merging import merge_units as merge_units
 from jaxinterp.sparsity._pruning import PruneState as PruneState
@@ -47,4 +45,6 @@ from jaxinterp.sparsity._selection import select_units as select_units
 from jaxinterp.sparsity._shrinking import Coupling as Coupling
 from jaxinterp.sparsity._shrinking import couple as couple
 from jaxinterp.sparsity._surgeon import brain_surgeon as brain_surgeon
+from jaxinterp.sparsity._tri_state import complexity_penalty as complexity_penalty
+from jaxinterp.sparsity._tri_state import tri_state_relu as tri_state_relu
 from jaxinterp.sparsity._unbiased import unbiased_gradient as unbiased_gradient

@@ -109,23 +109,28 @@ def attach(
     """
     if not 0 <= initial <= 1:
         raise ValueError(f"`initial` of `attach` must be in [0, 1]; got {initial}.")
+    return full_gates("attach", params, predicate, granularity, initial)
+
+
+def full_gates(method: str, params: PyTree, predicate: Predicate, granularity: Granularity, value: float) -> PyTree:
+    """Gates of one value for the parameters that are selected; `method` is named in errors."""
     paths = []
 
-    def gate(path: tuple, value: Array) -> Array | None:
+    def gate(path: tuple, param: Array) -> Array | None:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         paths.append(name)
-        if not predicate(name, value):
+        if not predicate(name, param):
             return None
-        if not jnp.issubdtype(value.dtype, jnp.floating):
+        if not jnp.issubdtype(param.dtype, jnp.floating):
             raise TypeError(
-                f"`attach` cannot gate `{name}` of dtype {value.dtype}: gates are floating-point numbers of the dtype "
-                "of their parameter. Exclude it by the predicate."
+                f"`{method}` cannot gate `{name}` of dtype {param.dtype}: gates are floating-point numbers of the "
+                "dtype of their parameter. Exclude it by the predicate."
             )
-        return jnp.full(granularity(value.shape), initial, value.dtype)
+        return jnp.full(granularity(param.shape), value, param.dtype)
 
     gates = jax.tree_util.tree_map_with_path(gate, params)
     if not jax.tree.leaves(gates):
-        raise ValueError(f"The predicate of `attach` selects none of the parameters: {', '.join(paths)}.")
+        raise ValueError(f"The predicate of `{method}` selects none of the parameters: {', '.join(paths)}.")
     return gates
 
 

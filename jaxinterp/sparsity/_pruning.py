@@ -9,7 +9,7 @@ import optax
 
 from jaxinterp import checks
 from jaxinterp.sparsity._budgets import Budget, over_all
-from jaxinterp.sparsity._gates import Granularity, Predicate, apply, attach, kernels, per_weight
+from jaxinterp.sparsity._gates import Granularity, Predicate, apply, full_gates, kernels, per_weight
 from jaxinterp.sparsity._schedules import Schedule
 from jaxinterp.typing import Array, PyTree
 
@@ -105,9 +105,8 @@ def prune(
     inner, chosen = optax.with_extra_args_support(optimizer), over_all() if budget is None else budget
 
     def init(params: PyTree) -> PruneState:
-        masks = attach(params, predicate=predicate, granularity=granularity, initial=1.0)
-        zero = jnp.zeros((), jnp.int32)
-        return PruneState(zero, masks, jnp.zeros_like(schedule(zero)), inner.init(params))
+        masks = full_gates("prune", params, predicate, granularity, 1.0)
+        return PruneState(jnp.zeros((), jnp.int32), masks, jnp.zeros((), float), inner.init(params))
 
     def update(
         gradients: PyTree, state: PruneState, params: PyTree | None = None, **extra: Any
@@ -117,7 +116,7 @@ def prune(
         seen = gradients if regrow else apply(gradients, state.masks)
         updates, inner_state = inner.update(seen, state.inner, params, **extra)
         step = state.step + 1
-        level, following = schedule(step), schedule(step + 1)
+        level, following = (jnp.asarray(schedule(t), float) for t in (step, step + 1))
         is_due = (step % every == 0) | ((level == following) & (level != state.sparsity))
 
         def renewed() -> PyTree:
@@ -151,6 +150,6 @@ def masked(updates: PyTree, params: PyTree, masks: PyTree) -> PyTree:
     def one(mask: Array | None, update: Array, param: Array) -> Array:
         if mask is None:
             return update
-        return jnp.where(jnp.broadcast_to(mask > 0, param.shape), update, -param.astype(update.dtype))
+        return jnp.where(jnp.broadcast_to(mask > 0, param.shape), update.astype(param.dtype), -param)
 
     return jax.tree.map(one, masks, updates, params, is_leaf=lambda leaf: leaf is None)

@@ -8,7 +8,7 @@ import optax
 
 from jaxinterp import checks, tree
 from jaxinterp.sparsity._budgets import Budget, highest, per_parameter
-from jaxinterp.sparsity._gates import Predicate, apply, attach, kernels
+from jaxinterp.sparsity._gates import Predicate, apply, full_gates, kernels, per_weight
 from jaxinterp.sparsity._pruning import magnitude, masked
 from jaxinterp.sparsity._schedules import sparsity_level
 from jaxinterp.typing import Array, Key, PyTree
@@ -79,7 +79,7 @@ def rewire(
     inner, chosen = optax.with_extra_args_support(optimizer), per_parameter() if budget is None else budget
 
     def init(params: PyTree) -> RewireState:
-        gates = attach(params, predicate=predicate, initial=1.0)
+        gates = full_gates("rewire", params, predicate, per_weight, 1.0)
         first, later = jax.random.split(key)
         masks = chosen(tree.uniform_like(first, gates), level)
         return RewireState(jnp.zeros((), jnp.int32), masks, later, inner.init(params))

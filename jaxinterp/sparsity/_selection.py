@@ -182,14 +182,15 @@ def _greedy(blocks: Array, target: Array, num_kept: int) -> tuple[Array, Array]:
         values, vectors = jnp.linalg.eigh(gram)
         is_direction = values > floor[:, None]
         inverse = jnp.where(is_direction, 1 / jnp.where(is_direction, values, 1.0), 0.0)
-        along = jnp.einsum("dbe,dbm->dem", vectors, cross, precision="highest")
-        gains = jnp.einsum("de,dem->d", inverse, along**2, precision="highest")
+        components = jnp.einsum("dbe,dbm->dem", vectors, cross, precision="highest")
+        gains = jnp.einsum("de,dem->d", inverse, components**2, precision="highest")
         chosen = jnp.argmax(jnp.where(is_free, gains, -1.0))
         basis = jnp.dot(rest[:, chosen], vectors[chosen] * jnp.sqrt(inverse[chosen])[None], precision="highest")
 
         def without(columns: Array) -> Array:
             for _ in range(2):  # twice, so that rounding does not add up
-                columns = columns - jnp.tensordot(basis, jnp.tensordot(basis.T, columns, 1, precision="highest"), 1)
+                along = jnp.tensordot(basis.T, columns, 1, precision="highest")
+                columns = columns - jnp.tensordot(basis, along, 1, precision="highest")
             return columns
 
         return (without(rest), without(left), is_free.at[chosen].set(False)), (

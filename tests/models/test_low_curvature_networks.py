@@ -110,7 +110,7 @@ def test_the_sizes_of_vgg_11_and_resnet_18():
 
 def test_what_is_refused():
     for network in (models.LowCurvatureConvNet, models.LowCurvatureVGG, models.LowCurvatureResNet):
-        with pytest.raises(ValueError, match="needs images of shape"):
+        with pytest.raises(ValueError, match=f"`{network.__name__}` needs images of shape"):
             network((5,), num_classes=2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="`beta` of `CentredSoftplus` must be positive"):
         models.LowCurvatureConvNet((4, 4, 1), beta=-1.0, num_classes=2, rngs=nnx.Rngs(0))

@@ -306,6 +306,23 @@ class Grandheir(Heir, label="grandheir"):
         return jnp.sin(super().__call__(x, scale=2.0))
 
 
+class Mixin:
+    """No module itself."""
+
+    def scaled(self, x):
+        return 2 * x
+
+
+class Mixed(Mixin, nnx.Module):
+    """A class whose first base is no module."""
+
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(3, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.scaled(self.linear(x))
+
+
 class Unregistered(nnx.Module, pytree=False):
     """A module that JAX does not know as a pytree; its layers may be in a plain list."""
 
@@ -317,7 +334,9 @@ class Unregistered(nnx.Module, pytree=False):
 
 
 @pytest.mark.parametrize(
-    ("make", "inner"), [(Heir, "linear"), (Grandheir, "linear"), (Unregistered, "layers/0")], ids=lambda v: str(v)
+    ("make", "inner"),
+    [(Heir, "linear"), (Grandheir, "linear"), (Mixed, "linear"), (Unregistered, "layers/0")],
+    ids=lambda v: str(v),
 )
 def test_classes_of_all_kinds(make, inner, rngs):
     model = Holder(make(rngs))

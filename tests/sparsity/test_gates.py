@@ -515,3 +515,11 @@ def test_gates_find_the_support_of_a_sparse_regression(seed):
     assert count(params, mask).sparsity == 0.9
     error = np.asarray(apply(params, mask)["kernel"], np.float64) - truth
     assert np.linalg.norm(error) < 0.02 * np.linalg.norm(truth)
+
+
+def test_input_units():
+    gates = sparsity.attach({"kernel": jnp.ones((3, 2))}, granularity=sparsity.per_input_unit)
+    masked = sparsity.apply({"kernel": jnp.ones((3, 2))}, {"kernel": gates["kernel"].at[1].set(0)})
+    np.testing.assert_array_equal(masked["kernel"] == 0, [[False] * 2, [True] * 2, [False] * 2])
+    with pytest.raises(ValueError, match="`per_input_unit` needs a kernel"):
+        sparsity.per_input_unit((3,))

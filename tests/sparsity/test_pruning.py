@@ -121,8 +121,16 @@ def test_units_and_budgets():
     np.testing.assert_array_equal((trained(two_of_four, 1)[-1][0]["b"]["kernel"] != 0).sum(0), 2)
 
 
+def test_schedules_may_return_numbers_and_updates_may_be_narrow():
+    """What is masked is exactly zero also where the updates have fewer bits than the parameters."""
+    narrow = optax.stateless(lambda updates, _: jax.tree.map(lambda u: (-0.1 * u).astype(jnp.bfloat16), updates))
+    history = trained(sparsity.prune(narrow, lambda step: 0.5, every=2), 3)
+    assert zeros(history[-1][0]) == 18
+    assert history[-1][0]["a"]["kernel"].dtype == PARAMS["a"]["kernel"].dtype
+
+
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="selects none of the parameters"):
+    with pytest.raises(ValueError, match="predicate of `prune` selects none of the parameters"):
         sparsity.prune(optax.sgd(0.1), sparsity.one_shot(0.5, step=1), predicate=lambda *_: False).init(PARAMS)
     with pytest.raises(ValueError, match="`every`"):
         sparsity.prune(optax.sgd(0.1), sparsity.one_shot(0.5, step=1), every=0)
