@@ -26,6 +26,9 @@ from jaxinterp.interpreters._linearity import is_linear as is_linear
 from jaxinterp.interpreters._loop_safe import loop_safe as loop_safe
 from jaxinterp.interpreters._offsets import FullGradient as FullGradient
 from jaxinterp.interpreters._offsets import full_gradient as full_gradient
+from jaxinterp.interpreters._products import Product as Product
+from jaxinterp.interpreters._products import kernel_inputs as kernel_inputs
+from jaxinterp.interpreters._products import products as products
 from jaxinterp.interpreters._regions import activations as activations
 from jaxinterp.interpreters._regions import apart as apart
 from jaxinterp.interpreters._regions import regions as regions

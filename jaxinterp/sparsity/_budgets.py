@@ -102,7 +102,8 @@ def n_of_m(n: int, m: int, *, axis: int = 0) -> Budget:
             )
         moved = jnp.moveaxis(scores, axis, -1)
         groups = moved.reshape(-1, m)
-        kept = jax.vmap(highest, (0, None))(groups, jnp.asarray(n, jnp.int32))
+        order = jnp.argsort(-groups, axis=1, stable=True)
+        kept = jnp.argsort(order, axis=1) < n  # the rank of each, the first of equal ones being higher
         return jnp.moveaxis(kept.reshape(moved.shape), -1, axis).astype(scores.dtype)
 
     def masks(scores: PyTree, sparsity: Array | float) -> PyTree:
@@ -114,9 +115,38 @@ def n_of_m(n: int, m: int, *, axis: int = 0) -> Budget:
 
 
 def highest(scores: Array, count: Array) -> Array:
-    """Whether each entry of a vector is among the `count` highest, the first of equal ones; exactly so many are."""
-    order = jnp.argsort(-scores, stable=True)
-    return jnp.zeros(scores.shape, bool).at[order].set(jnp.arange(scores.size, dtype=jnp.int32) < count)
+    """Whether each entry of a vector is among the `count` highest, the first of equal ones; exactly so many are.
+
+    NaN counts as the lowest. The lowest score that is kept is found bit by bit, each by counting the scores above: many
+    times faster than sorting, and sharded scores stay where they are.
+    """
+    keys = _ordered(scores)
+    number = jnp.arange(scores.size, dtype=jnp.uint32)
+    lowest = _last(lambda key: jnp.sum(keys >= key) >= count, keys.dtype)
+    above, is_lowest = keys > lowest, keys == lowest
+    end = _last(lambda n: jnp.sum(is_lowest & (number < n)) + jnp.sum(above) <= count, number.dtype)
+    return above | (is_lowest & (number < end))
+
+
+def _ordered(scores: Array) -> Array:
+    """Unsigned integers in the order of the scores."""
+    wide = scores if scores.dtype == jnp.float64 else scores.astype(jnp.float32)
+    bits = 8 * wide.dtype.itemsize
+    unsigned = jnp.uint64 if bits == 64 else jnp.uint32
+    sign = jnp.asarray(1 << (bits - 1), unsigned)
+    pattern = jax.lax.bitcast_convert_type(jnp.where(jnp.isnan(wide), -jnp.inf, wide + 0.0), unsigned)  # no -0
+    return jnp.where(pattern >= sign, ~pattern, pattern | sign)
+
+
+def _last(holds: Callable[[Array], Array], dtype: jnp.dtype) -> Array:
+    """The largest integer for which a condition holds that holds up to some integer, from 0 on."""
+    bits = 8 * jnp.dtype(dtype).itemsize
+
+    def decide(i: Array, found: Array) -> Array:
+        candidate = found | (jnp.asarray(1, dtype) << (bits - 1 - i).astype(dtype))
+        return jnp.where(holds(candidate), candidate, found)
+
+    return jax.lax.fori_loop(0, bits, decide, jnp.zeros((), dtype))
 
 
 def _by_parameter(counts: Callable[[Sequence[tuple[int, ...]], Array | float], Sequence[Array]]) -> Budget:

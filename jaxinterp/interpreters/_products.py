@@ -1,0 +1,147 @@
+"""The parameters that are kernels of products, dense or convolutional: what they multiply, and how often."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinterp.interpreters._channels import PASSING
+from jaxinterp.interpreters._graph import CALLS, CUSTOM, RESHAPING, Graph, Node, graph
+from jaxinterp.typing import Array, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A product of an intermediate with a parameter.
+
+    Attributes:
+      leaf: the number of the parameter among the leaves of the tree.
+      uses: multiplications by each of its entries.
+      axes: its axes in the order (inputs, *window, outputs), or `None` if it is no plain dense or convolution kernel:
+        reshaped before, of several axes of inputs or outputs, or of a grouped convolution.
+    """
+
+    leaf: int
+    uses: int
+    axes: tuple[int, ...] | None
+
+    def matrix(self, kernel: Array) -> Array:
+        """The kernel as [inputs, window, outputs]."""
+        turned = jnp.transpose(kernel, self.axes)
+        return turned.reshape(turned.shape[0], -1, turned.shape[-1])
+
+    def kernel(self, matrix: Array, like: Array) -> Array:
+        """The inverse of `matrix`, in the shape and dtype of a kernel."""
+        assert self.axes is not None, "only plain kernels are matrices"
+        turned = matrix.reshape([like.shape[axis] for axis in self.axes])
+        return jnp.transpose(turned, np.argsort(self.axes)).astype(like.dtype)
+
+
+def products(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> list[Product]:
+    """The products of `f(tree, *rest)` one of whose factors is a leaf of `tree`, in the order of execution.
+
+    >>> products(lambda p, x: jnp.tanh(x @ p[0]) @ p[1], [jnp.ones((3, 2)), jnp.ones((2, 1))], jnp.ones((5, 3)))
+    [Product(leaf=0, uses=5, axes=(0, 1)), Product(leaf=1, uses=5, axes=(0, 1))]
+    """
+    return [found.product for found in _found(_program(f, tree, *rest)[0], len(jax.tree.leaves(tree)))]
+
+
+def kernel_inputs(f: Callable[..., PyTree], leaf: int) -> Callable[..., Array]:
+    r"""Returns `(tree, *rest)` -> what a kernel multiplies, a row for each sum it computes: [rows, inputs, window].
+
+    The rows times `Product.matrix` of the kernel, contracted over inputs and window, are the outputs of the product.
+    A kernel that is used several times has the rows of all its products, one after the other.
+
+    Raises:
+      ValueError: if the leaf is no plain kernel in each of its uses.
+
+    >>> f = lambda p, x: jnp.tanh(x @ p[0]) @ p[1]
+    >>> kernel_inputs(f, 0)([jnp.ones((3, 2)), jnp.ones((2, 1))], jnp.arange(3.0)).tolist()
+    [[[0.0], [1.0], [2.0]]]
+    """
+
+    def at(tree: PyTree, *rest: PyTree) -> Array:
+        program, leaves = _program(f, tree, *rest)
+        uses = [found for found in _found(program, len(jax.tree.leaves(tree))) if found.product.leaf == leaf]
+        if not uses or any(found.product.axes is None for found in uses):
+            raise ValueError(f"Leaf {leaf} is no kernel of a plain dense product or convolution.")
+        values = program.evaluate(leaves)
+        return jnp.concatenate([_rows(found, values[found.node.inputs[1 - found.side]]) for found in uses])
+
+    return at
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A product, its equation, and which of the two factors is the parameter."""
+
+    product: Product
+    node: Node
+    side: int
+
+
+def _program(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> tuple[Graph, list]:
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return graph(f, tree, *rest, opened=(*CALLS, *CUSTOM))
+
+
+def _found(program: Graph, num_parameters: int) -> list[_Found]:
+    leaf_of = {v: leaf for leaf, v in enumerate(program.inputs[:num_parameters])}
+    plain, found = set(leaf_of), []
+    for node in program.nodes:
+        known = [v for v in node.inputs if v in leaf_of]
+        if known and node.name in (*RESHAPING, *PASSING):
+            leaf_of[node.outputs[0]] = leaf_of[known[0]]
+            if known[0] in plain and node.name in PASSING:
+                plain.add(node.outputs[0])
+        elif len(known) == 1 and node.name in ("dot_general", "conv_general_dilated"):
+            side, shape = node.inputs.index(known[0]), program.avals[known[0]].shape
+            multiplications = program.avals[node.outputs[0]].size * _length(node, side, shape)
+            axes = _axes(node, side, len(shape)) if known[0] in plain else None
+            uses = multiplications // max(1, math.prod(shape))
+            found.append(_Found(Product(leaf_of[known[0]], uses, axes), node, side))
+    return found
+
+
+def _length(node: Node, side: int, shape: tuple[int, ...]) -> int:
+    """How many products each sum adds up."""
+    if node.name == "dot_general":
+        return math.prod(shape[axis] for axis in node.params["dimension_numbers"][0][side])
+    kernel = node.shapes()[1].shape
+    return math.prod(kernel) // kernel[node.params["dimension_numbers"].rhs_spec[0]]
+
+
+def _axes(node: Node, side: int, rank: int) -> tuple[int, ...] | None:
+    if node.name == "dot_general":
+        contracting, batch = node.params["dimension_numbers"]
+        if rank != 2 or len(contracting[side]) != 1 or batch[side]:
+            return None
+        return (contracting[side][0], 1 - contracting[side][0])
+    if side == 0 or node.params["feature_group_count"] != 1 or node.params["batch_group_count"] != 1:
+        return None
+    outputs, inputs, *window = node.params["dimension_numbers"].rhs_spec
+    return (inputs, *window, outputs)
+
+
+def _rows(found: _Found, data: Array) -> Array:
+    """The other factors of each sum: [rows, inputs, window]."""
+    params = found.node.params
+    if found.node.name == "dot_general":
+        (axis,) = params["dimension_numbers"][0][1 - found.side]
+        return jnp.moveaxis(data, axis, -1).reshape(-1, data.shape[axis], 1)
+    kernel = found.node.shapes()[1].shape
+    images = jnp.transpose(data, params["dimension_numbers"].lhs_spec)
+    windows = jax.lax.conv_general_dilated_patches(
+        images,
+        [kernel[axis] for axis in params["dimension_numbers"].rhs_spec[2:]],
+        params["window_strides"],
+        params["padding"],
+        lhs_dilation=params["lhs_dilation"],
+        rhs_dilation=params["rhs_dilation"],
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    channels = images.shape[1]
+    return jnp.moveaxis(windows, 1, -1).reshape(-1, channels, windows.shape[1] // channels)
