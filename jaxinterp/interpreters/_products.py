@@ -37,7 +37,7 @@ class Product:
         """The inverse of `matrix`, in the shape and dtype of a kernel."""
         assert self.axes is not None, "only plain kernels are matrices"
         turned = matrix.reshape([like.shape[axis] for axis in self.axes])
-        return jnp.transpose(turned, np.argsort(self.axes)).astype(like.dtype)
+        return jnp.transpose(turned, np.argsort(self.axes).tolist()).astype(like.dtype)
 
 
 def products(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> list[Product]:

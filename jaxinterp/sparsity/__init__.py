@@ -5,6 +5,9 @@ from jaxinterp.sparsity._budgets import erdos_renyi as erdos_renyi
 from jaxinterp.sparsity._budgets import n_of_m as n_of_m
 from jaxinterp.sparsity._budgets import over_all as over_all
 from jaxinterp.sparsity._budgets import per_parameter as per_parameter
+from jaxinterp.sparsity._channel_selection import ChannelSelection as ChannelSelection
+from jaxinterp.sparsity._channel_selection import Choice as Choice
+from jaxinterp.sparsity._channel_selection import select_channels as select_channels
 from jaxinterp.sparsity._gates import Count as Count
 from jaxinterp.sparsity._gates import Granularity as Granularity
 from jaxinterp.sparsity._gates import Predicate as Predicate

@@ -159,6 +159,18 @@ def _blocks(method: str, activations: Array, weights: Array) -> tuple[Array, Arr
     return a.astype(dtype), w.astype(dtype)
 
 
+def compressed(activations: Array, targets: Array) -> tuple[Array, Array]:
+    """Activations [n, d, b] and targets of fewer examples with the same inner products, hence the same least squares.
+
+    With more examples than columns, :math:`[A, T] = QR` and R is taken for them.
+    """
+    examples, units, size = activations.shape
+    columns = jnp.concatenate([activations.reshape(examples, -1), targets.astype(activations.dtype)], 1)
+    if examples > columns.shape[1]:
+        columns = jnp.linalg.qr(columns, mode="r")
+    return columns[:, : units * size].reshape(-1, units, size), columns[:, units * size :]
+
+
 def _target(blocks: Array, maps: Array, targets: Array | None) -> Array:
     if targets is None:
         return jnp.einsum("ndb,dbm->nm", blocks, maps, precision="highest")

@@ -60,7 +60,7 @@ class Coupling:
         ]
         return self.scores(open_masks) > 0
 
-    def masks(self, keep: Array) -> PyTree:
+    def masks(self, keep: Array | np.ndarray) -> PyTree:
         """Masks of the arguments: 0 for all entries of a channel that is not kept, what reads it and its biases too."""
 
         def mask(axes: list[np.ndarray]) -> Array:
@@ -69,7 +69,7 @@ class Coupling:
 
         return jax.tree.unflatten(self.structure, [mask(axes) for axes in self._left(self._chosen(keep))])
 
-    def shrink(self, tree: PyTree, keep: Array) -> PyTree:
+    def shrink(self, tree: PyTree, keep: Array | np.ndarray) -> PyTree:
         """The arguments without the channels that are not kept.
 
         The function of them is that of the arguments times `masks(keep)`, and of the arguments before if what reads the
@@ -91,7 +91,7 @@ class Coupling:
             raise ValueError(f"The {name} must have the {len(self.shapes)} leaves of the arguments; got {len(leaves)}.")
         return leaves
 
-    def _chosen(self, keep: Array) -> np.ndarray:
+    def _chosen(self, keep: Array | np.ndarray) -> np.ndarray:
         chosen = np.asarray(keep)
         if chosen.shape != (len(self.channels),) or chosen.dtype != bool:
             raise ValueError(

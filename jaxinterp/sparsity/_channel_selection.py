@@ -1,0 +1,273 @@
+"""Structured pruning of a whole network from a few examples: layer after layer, each made good by the next one."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinterp import batching, checks
+from jaxinterp.interpreters import Product, kernel_inputs, products
+from jaxinterp.sparsity._selection import compressed, reweighted, select_units
+from jaxinterp.sparsity._shrinking import Coupling, couple
+from jaxinterp.typing import Array, PyTree
+
+Order = Literal["asymmetric", "sequential", "independent"]
+
+Choice = Callable[[Array, Array, int], Array]
+"""`(activations [n, d, b], weights [d, b, m], num_kept) -> units`, integers."""
+
+GOLDEN = 0.6180339887498949
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelSelection:
+    """Channels chosen in a whole network, and the weights with which those that remain are read.
+
+    Attributes:
+      coupling: the channels, and what belongs to each.
+      kept: which of them remain, bool.
+      arguments: the arguments with the new weights, in the old shapes: what reads a removed channel is zero.
+      explained: for each kernel that reads pruned channels, by its path, the part of the squared norm of its outputs on
+        the calibration examples that is still there.
+    """
+
+    coupling: Coupling
+    kept: np.ndarray
+    arguments: PyTree
+    explained: dict[str, float]
+
+    def shrunk(self) -> PyTree:
+        """The arguments without the removed channels; the function of them is that of `arguments`."""
+        return self.coupling.shrink(self.arguments, self.kept)
+
+
+def select_channels(
+    f: Callable[..., PyTree],
+    argnums: int | tuple[int, ...] = 0,
+    *,
+    kept: float | Mapping[str, float],
+    order: Order = "asymmetric",
+    choose: Choice | None = None,
+    reweight: bool = True,
+    num_positions: int = 32,
+    batch_size: int = 64,
+) -> Callable[..., ChannelSelection]:
+    r"""Prunes the channels of a network and makes up for them in the kernels that read them, from examples alone.
+
+    For each kernel W in the order of execution: with the activations A that it reads, it chooses channels S and weights
+    :math:`\tilde W` with :math:`\min_{S, \tilde W} \|T - A_S \tilde W\|^2`, see `select_units`. In the "asymmetric"
+    order A comes from the network as it is pruned so far and :math:`T = A^0 W` from the one before pruning, so that
+    each layer corrects what was lost before it; in the "sequential" order T comes from the pruned one too;
+    "independent" takes both from the one before pruning. No labels, no gradients.
+
+    Channels are those of `couple`. Those that several kernels read, or write, such as the stream of a residual network,
+    are left alone, and those whose number is written into the code of f. With fewer sums (examples times positions)
+    than entries of the kernel that are kept for one output, the calibration examples are fitted exactly and others
+    badly: take more.
+
+    Args:
+      f: a function of one example.
+      argnums: the arguments that hold parameters, and running statistics if there are any; the other arguments are
+        examples, along their first axis.
+      kept: the fraction of the channels of each kernel that remains, at least one; or fractions by the path of the
+        kernel that reads them (the others are left alone), such as from `equal_accuracy_budgets`.
+      order: "asymmetric" (the best in the paper), "sequential" or "independent".
+      choose: how channels are chosen; the greedy choice of `select_units` by default.
+      reweight: whether the weights are solved for; without, they are those of W.
+      num_positions: of each example so many windows of a convolution are taken, spread evenly; all if there are fewer.
+      batch_size: examples computed together.
+
+    Returns:
+      A function of f's arguments, to be called outside of `jax.jit`; it returns a `ChannelSelection`.
+
+    Raises:
+      TypeError: if f is not callable or its parameters are not floating-point.
+      ValueError: if a fraction is not in (0, 1], a path reads no channel that can be removed, or there is none at all.
+
+    Source: El Halabi, Srinivas & Lacoste-Julien (2022).
+
+    >>> f = lambda p, x: jax.nn.relu(x @ p["in"]) @ p["out"]
+    >>> params = {"in": jnp.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]]), "out": jnp.ones((3, 1))}
+    >>> found = select_channels(f, kept=0.7)(params, jax.random.normal(jax.random.key(0), (16, 2)))
+    >>> found.kept.sum(), found.shrunk()["in"].shape, round(found.explained["out"], 4)  # the first two are one
+    (np.int64(2), (2, 2), 1.0)
+    """
+    checks.one_of("order", order, ("asymmetric", "sequential", "independent"))
+    checks.positive_integer("num_positions", num_positions)
+    for fraction in kept.values() if isinstance(kept, Mapping) else (kept,):
+        if not 0 < checks.number("kept", fraction) <= 1:
+            raise ValueError(f"`kept` must be a fraction above 0, at most 1; got {fraction}.")
+
+    def found(*args: PyTree) -> ChannelSelection:
+        places = checks.argnums("select_channels", argnums if isinstance(argnums, tuple) else (argnums,), len(args))
+        given = tuple(args[i] for i in places)
+        others = tuple(jax.tree.map(jnp.asarray, arg) for i, arg in enumerate(args) if i not in places)
+        _check_examples(others)
+
+        def ordered(chosen: tuple, *example: PyTree) -> PyTree:
+            inside, outside = dict(zip(places, chosen, strict=True)), iter(example)
+            return f(*(inside[i] if i in inside else next(outside) for i in range(len(args))))
+
+        first = jax.tree.map(lambda a: a[0], others)
+        examples = iter(first)
+        coupling = couple(f, argnums)(*(args[i] if i in places else next(examples) for i in range(len(args))))
+        layers = [
+            layer
+            for layer in _layers(coupling, products(ordered, given, *first))
+            if _can_shrink(ordered, coupling, layer, given, first)
+        ]
+        wanted = _wanted(coupling, layers, kept)
+        take = _Activations(ordered, num_positions, batch_size)
+        before, structure = jax.tree.flatten(given)
+        leaves, is_kept, explained = list(before), np.ones(len(coupling), bool), {}
+        for layer in layers:
+            name, leaf = coupling.paths[layer.product.leaf], layer.product.leaf
+            if name not in wanted:
+                continue
+            original = layer.blocks(take(leaf, jax.tree.unflatten(structure, before), others))
+            current = original
+            if order != "independent":
+                current = layer.blocks(take(leaf, jax.tree.unflatten(structure, leaves), others))
+            matrix = layer.matrix(before[leaf])
+            source = original if order == "asymmetric" else current
+            targets = jnp.einsum("ndb,dbm->nm", source, matrix.astype(source.dtype), precision="highest")
+            units, weights, explained[name] = _pruned(current, matrix, targets, wanted[name], choose, reweight)
+            leaves[leaf] = layer.written_back(before[leaf], units, weights)
+            is_kept[np.delete(layer.channels, units)] = False
+        arguments = jax.tree.unflatten(structure, leaves)
+        return ChannelSelection(coupling, is_kept, arguments if isinstance(argnums, tuple) else arguments[0], explained)
+
+    return found
+
+
+def _check_examples(others: tuple) -> None:
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(others)}
+    if len(sizes) != 1 or () in sizes or (0,) in sizes:
+        raise ValueError(
+            "`select_channels` needs examples along the first axis of all arguments that are not in `argnums`, as many "
+            f"of each; got first axes {sorted(sizes)}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """The channels that one kernel reads, and it alone.
+
+    Attributes:
+      product: of the kernel.
+      channels: their numbers.
+      rows: which of the kernel's inputs each of them is, [channels, inputs of each].
+    """
+
+    product: Product
+    channels: np.ndarray
+    rows: np.ndarray
+
+    def blocks(self, activations: Array) -> Array:
+        """What the kernel reads of each channel, [n, channels, inputs of each and window]."""
+        return activations[:, self.rows].reshape(len(activations), len(self.channels), -1)
+
+    def matrix(self, kernel: Array) -> Array:
+        """The kernel, [channels, inputs of each and window, outputs]."""
+        matrix = self.product.matrix(kernel)
+        return matrix[self.rows].reshape(len(self.channels), -1, matrix.shape[-1])
+
+    def written_back(self, kernel: Array, units: np.ndarray, weights: Array) -> Array:
+        """The kernel with new weights for some of the channels, and zero for the others."""
+        matrix = self.product.matrix(kernel)
+        shape = (*self.rows[units].shape, *matrix.shape[1:])
+        new = matrix.at[self.rows].set(0.0).at[self.rows[units]].set(weights.reshape(shape).astype(matrix.dtype))
+        return self.product.kernel(new, kernel)
+
+
+def _layers(coupling: Coupling, found: list[Product]) -> list[_Layer]:
+    """The kernels that alone read channels that one kernel alone writes, in the order of execution."""
+    readers: dict[tuple[int, int], list[int]] = {}
+    for number, channel in enumerate(coupling.channels):
+        pairs = {(r[0], w[0]) for r in channel.read for w in channel.written}
+        if len(pairs) == 1 and len(channel.written) == 1:
+            readers.setdefault(pairs.pop(), []).append(number)
+    layers = []
+    for leaf in dict.fromkeys(product.leaf for product in found):
+        uses = [product for product in found if product.leaf == leaf]
+        for numbers in (of_one for (reader, _), of_one in readers.items() if reader == leaf):
+            rows = [[index for _, _, index in coupling.channels[i].read] for i in numbers]
+            if all(product.axes for product in uses) and len({len(of_one) for of_one in rows}) == 1:
+                layers.append(_Layer(uses[0], np.asarray(numbers), np.asarray(rows)))
+    return layers
+
+
+def _can_shrink(f: Callable[..., PyTree], coupling: Coupling, layer: _Layer, given: tuple, example: tuple) -> bool:
+    """Whether the function has no sizes written into it that speak against fewer channels."""
+    keep = np.ones(len(coupling), bool)
+    keep[layer.channels[1:]] = False
+    shapes = jax.eval_shape(lambda tree: coupling.shrink(tree, keep), given)
+    try:
+        jax.eval_shape(f, shapes, *example)
+    except (TypeError, ValueError):  # what JAX raises for shapes that do not fit
+        return False
+    return True
+
+
+def _wanted(coupling: Coupling, layers: list[_Layer], kept: float | Mapping[str, float]) -> dict[str, int]:
+    """How many channels remain, by the path of the kernel that reads them."""
+    sizes = {coupling.paths[layer.product.leaf]: len(layer.channels) for layer in layers}
+    if not sizes:
+        raise ValueError(
+            "`select_channels` found no kernel that alone reads the channels of another: there is nothing to choose."
+        )
+    fractions = kept if isinstance(kept, Mapping) else dict.fromkeys(sizes, kept)
+    unknown = sorted(set(fractions) - set(sizes))
+    if unknown:
+        raise ValueError(
+            f"`kept` names {', '.join(map(repr, unknown))}, which read no channels that can be removed; those that do "
+            f"are {', '.join(map(repr, sizes))}."
+        )
+    return {name: max(1, round(fraction * sizes[name])) for name, fraction in fractions.items()}
+
+
+class _Activations:
+    """What kernels read on the examples: `(leaf, arguments, examples) -> [rows, inputs, window]`."""
+
+    def __init__(self, f: Callable[..., PyTree], num_positions: int, batch_size: int) -> None:
+        self.f, self.num_positions, self.batch_size = f, num_positions, batch_size
+        self.compiled = functools.cache(self._compiled)
+
+    def __call__(self, leaf: int, arguments: PyTree, examples: tuple) -> Array:
+        first = jax.tree.map(lambda a: a[0], examples)
+        number = jax.eval_shape(kernel_inputs(self.f, leaf), arguments, *first).shape[0]
+        count = len(jax.tree.leaves(examples)[0])
+        taken = min(number, self.num_positions)
+        spread = np.arange(count * taken).reshape(count, taken) * GOLDEN % 1  # even, and other ones for each example
+        positions = np.tile(np.arange(number), (count, 1)) if taken == number else (spread * number).astype(np.int32)
+        rows = self.compiled(leaf)(arguments, jnp.asarray(positions, jnp.int32), *examples)
+        return rows.reshape(-1, *rows.shape[2:])
+
+    def _compiled(self, leaf: int) -> Callable[..., Array]:
+        def chosen(arguments: PyTree, positions: Array, *example: PyTree) -> Array:
+            return kernel_inputs(self.f, leaf)(arguments, *example)[positions]
+
+        def all_of_them(arguments: PyTree, positions: Array, *examples: PyTree) -> Array:
+            axes = (None, *(0,) * (1 + len(examples)))
+            mapped = batching.map_examples(chosen, batch_size=self.batch_size, in_axes=axes)
+            return mapped(arguments, positions, *examples)
+
+        return jax.jit(all_of_them)
+
+
+def _pruned(
+    activations: Array, matrix: Array, targets: Array, number: int, choose: Choice | None, reweight: bool
+) -> tuple[np.ndarray, Array, float]:
+    """Units, their weights, and the part of the targets that these explain."""
+    (activations, targets), matrix = compressed(activations, targets), matrix.astype(activations.dtype)
+    if choose is None:
+        selection = select_units(activations, matrix, num_kept=number, targets=targets, reweight=reweight)
+        return np.asarray(selection.kept), selection.weights, float(selection.explained)
+    units = np.asarray(choose(activations, matrix, number))
+    weights = reweighted(activations, matrix, jnp.asarray(units), targets=targets) if reweight else matrix[units]
+    left = targets - jnp.einsum("ndb,dbm->nm", activations[:, units], weights, precision="highest")
+    return units, weights, float(1 - jnp.sum(left**2) / jnp.sum(targets**2))
