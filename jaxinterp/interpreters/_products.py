@@ -35,9 +35,8 @@ class Product:
 
     def kernel(self, matrix: Array, like: Array) -> Array:
         """The inverse of `matrix`, in the shape and dtype of a kernel."""
-        assert self.axes is not None, "only plain kernels are matrices"
-        turned = matrix.reshape([like.shape[axis] for axis in self.axes])
-        return jnp.transpose(turned, np.argsort(self.axes).tolist()).astype(like.dtype)
+        turned = matrix.reshape(jnp.transpose(like, self.axes).shape)
+        return jnp.transpose(turned, np.argsort(self.axes or ()).tolist()).astype(like.dtype)
 
 
 def products(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> list[Product]:

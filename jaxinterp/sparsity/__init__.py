@@ -8,6 +8,7 @@ from jaxinterp.sparsity._budgets import per_parameter as per_parameter
 from jaxinterp.sparsity._channel_selection import ChannelSelection as ChannelSelection
 from jaxinterp.sparsity._channel_selection import Choice as Choice
 from jaxinterp.sparsity._channel_selection import select_channels as select_channels
+from jaxinterp.sparsity._feature_merging import merge_features as merge_features
 from jaxinterp.sparsity._gates import Count as Count
 from jaxinterp.sparsity._gates import Granularity as Granularity
 from jaxinterp.sparsity._gates import Predicate as Predicate
@@ -35,6 +36,8 @@ from jaxinterp.sparsity._pruning import Score as Score
 from jaxinterp.sparsity._pruning import magnitude as magnitude
 from jaxinterp.sparsity._pruning import prune as prune
 from jaxinterp.sparsity._pruning import saliency as saliency
+from jaxinterp.sparsity._relevance import Relevance as Relevance
+from jaxinterp.sparsity._relevance import mean_relevance as mean_relevance
 from jaxinterp.sparsity._rewiring import RewireState as RewireState
 from jaxinterp.sparsity._rewiring import rewire as rewire
 from jaxinterp.sparsity._schedules import Schedule as Schedule

@@ -28,7 +28,7 @@ class Merging:
       kept: which units remain, in order.
       removed: the others, in the order of removal.
       into: the unit that each was merged into.
-      saliencies: of the removals.
+      saliencies: of the removals; from `merge_features` their distances.
     """
 
     incoming: Array
@@ -86,22 +86,10 @@ def merge_units(
     ([1], [0], [3.0, 1.0])
     """
     checks.one_of("distance", distance, ("relative", "euclidean"))
-    incoming, bias, outgoing = checks.floating("merge_units", tuple(map(jnp.asarray, (incoming, bias, outgoing))))
-    units = bias.shape[0] if bias.ndim == 1 else -1
-    if incoming.ndim < 2 or incoming.shape[-1] != units or not -outgoing.ndim <= axis < outgoing.ndim:
-        raise ValueError(
-            "`merge_units` needs incoming weights [..., units], a bias [units] and outgoing weights with an axis "
-            f"{axis}; got shapes {incoming.shape}, {bias.shape} and {outgoing.shape}."
-        )
-    if outgoing.shape[axis] != units:
-        raise ValueError(
-            f"Axis {axis} of `outgoing` of `merge_units` must have {units} units; got shape {outgoing.shape}."
-        )
-    if not all(bool(jnp.all(jnp.isfinite(a))) for a in (incoming, bias, outgoing)):
-        raise ValueError("The weights given to `merge_units` must be finite.")
+    incoming, bias, moved = checked_layer("merge_units", incoming, bias, outgoing, axis)
+    units = len(bias)
     if num_removed is not None and not 1 <= checks.positive_integer("num_removed", num_removed) < units:
         raise ValueError(f"`num_removed` must leave at least one of {units} units; got {num_removed}.")
-    moved = jnp.moveaxis(outgoing, axis, 0)
     found = _merged(incoming.reshape(-1, units).T, bias, moved.reshape(units, -1), homogeneous, distance)
     steps, removed, into, scales, all_saliencies = jax.tree.map(np.asarray, found)
     if num_removed is None:
@@ -120,6 +108,24 @@ def merge_units(
         into,
         steps[:num_removed],
     )
+
+
+def checked_layer(method: str, incoming: Array, bias: Array, outgoing: Array, axis: int) -> tuple[Array, Array, Array]:
+    """The weights and biases of a layer as arrays, `outgoing` with its units in front; errors name the method."""
+    incoming, bias, outgoing = checks.floating(method, tuple(map(jnp.asarray, (incoming, bias, outgoing))))
+    units = bias.shape[0] if bias.ndim == 1 else -1
+    if incoming.ndim < 2 or incoming.shape[-1] != units or not -outgoing.ndim <= axis < outgoing.ndim:
+        raise ValueError(
+            f"`{method}` needs incoming weights [..., units], a bias [units] and outgoing weights with an axis "
+            f"{axis}; got shapes {incoming.shape}, {bias.shape} and {outgoing.shape}."
+        )
+    if outgoing.shape[axis] != units:
+        raise ValueError(
+            f"Axis {axis} of `outgoing` of `{method}` must have {units} units; got shape {outgoing.shape}."
+        )
+    if not all(bool(jnp.all(jnp.isfinite(a))) for a in (incoming, bias, outgoing)):
+        raise ValueError(f"The weights given to `{method}` must be finite.")
+    return incoming, bias, jnp.moveaxis(outgoing, axis, 0)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
