@@ -8,6 +8,9 @@ from jaxinterp.sparsity._budgets import per_parameter as per_parameter
 from jaxinterp.sparsity._channel_selection import ChannelSelection as ChannelSelection
 from jaxinterp.sparsity._channel_selection import Choice as Choice
 from jaxinterp.sparsity._channel_selection import select_channels as select_channels
+from jaxinterp.sparsity._cost import Cost as Cost
+from jaxinterp.sparsity._cost import cost as cost
+from jaxinterp.sparsity._cost import cost_by_parameter as cost_by_parameter
 from jaxinterp.sparsity._feature_merging import merge_features as merge_features
 from jaxinterp.sparsity._gates import Count as Count
 from jaxinterp.sparsity._gates import Granularity as Granularity
@@ -31,6 +34,8 @@ from jaxinterp.sparsity._generalized_dropout import beta_penalty as beta_penalty
 from jaxinterp.sparsity._hard_concrete import HardConcrete as HardConcrete
 from jaxinterp.sparsity._merging import Merging as Merging
 from jaxinterp.sparsity._merging import merge_units as merge_units
+from jaxinterp.sparsity._predictive import Predictive as Predictive
+from jaxinterp.sparsity._predictive import predictive as predictive
 from jaxinterp.sparsity._pruning import PruneState as PruneState
 from jaxinterp.sparsity._pruning import Score as Score
 from jaxinterp.sparsity._pruning import magnitude as magnitude
@@ -49,6 +54,7 @@ from jaxinterp.sparsity._selection import equal_accuracy_budgets as equal_accura
 from jaxinterp.sparsity._selection import reweighted as reweighted
 from jaxinterp.sparsity._selection import select_units as select_units
 from jaxinterp.sparsity._shrinking import Coupling as Coupling
+from jaxinterp.sparsity._shrinking import collapse as collapse
 from jaxinterp.sparsity._shrinking import couple as couple
 from jaxinterp.sparsity._surgeon import brain_surgeon as brain_surgeon
 from jaxinterp.sparsity._tri_state import complexity_penalty as complexity_penalty

@@ -238,7 +238,7 @@ def count_by_parameter(params: PyTree, *masks: PyTree) -> dict[str, Count]:
     """Counts what one mask, or several together, leave of each gated parameter, by its path.
 
     Raises:
-      ValueError: if a mask does not have the structure of the parameters, or does not broadcast to them.
+      ValueError: if a mask does not have as many leaves as the parameters, or does not broadcast to them.
 
     >>> params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     >>> count_by_parameter(params, {"kernel": jnp.array([[1.0, 0.0, 0.0]]), "bias": None})
@@ -246,7 +246,12 @@ def count_by_parameter(params: PyTree, *masks: PyTree) -> dict[str, Count]:
     """
     is_none = lambda leaf: leaf is None  # noqa: E731
     flat = [jax.tree.leaves(mask, is_leaf=is_none) for mask in masks]
-    counts = {}
+    number, counts = len(jax.tree.leaves(params, is_leaf=is_none)), {}
+    if any(len(leaves) != number for leaves in flat):
+        raise ValueError(
+            f"Each mask must have the {number} leaves of the parameters, `None` where nothing is masked; got "
+            f"{[len(leaves) for leaves in flat]}."
+        )
     for (path, p), *gates in zip(jax.tree_util.tree_leaves_with_path(params, is_leaf=is_none), *flat, strict=True):
         open_gates = [jnp.broadcast_to(m != 0, p.shape) for m in gates if m is not None]
         if open_gates:

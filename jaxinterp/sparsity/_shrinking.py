@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxinterp import checks
 from jaxinterp.interpreters import Channel, channels, restrict
+from jaxinterp.sparsity._gates import apply, threshold
 from jaxinterp.typing import Array, PyTree
 
 
@@ -38,11 +39,13 @@ class Coupling:
 
         Of channels that a residual sum ties together all writers count.
         """
-        leaves = self._leaves("scores", scores)
+        return self._sums(self._leaves("scores", scores), "written")
+
+    def _sums(self, leaves: list, role: Literal["written", "read"]) -> np.ndarray:
         sums: dict[tuple[int, int], np.ndarray] = {}
         totals = np.zeros(len(self.channels))
         for number, channel in enumerate(self.channels):
-            for leaf, axis, index in channel.written:
+            for leaf, axis, index in getattr(channel, role):
                 if leaves[leaf] is None:
                     continue
                 if (leaf, axis) not in sums:
@@ -52,13 +55,17 @@ class Coupling:
         return totals
 
     def kept(self, masks: PyTree) -> np.ndarray:
-        """Which channels some mask leaves a writer of, bool [channels]; parameters without a mask count as left."""
+        """Which channels are still written and read by a weight whose mask is open, bool [channels].
+
+        Parameters without a mask, `None`, count as open.
+        """
         is_none = lambda leaf: leaf is None  # noqa: E731
         open_masks = [
             jnp.ones(shape) if mask is None else mask != 0
             for mask, shape in zip(jax.tree.leaves(masks, is_leaf=is_none), self.shapes, strict=True)
         ]
-        return self.scores(open_masks) > 0
+        written, read = (self._sums(open_masks, of) for of in ("written", "read"))
+        return (written > 0) & (read > 0)
 
     def masks(self, keep: Array | np.ndarray) -> PyTree:
         """Masks of the arguments: 0 for all entries of a channel that is not kept, what reads it and its biases too."""
@@ -160,3 +167,27 @@ def couple(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Call
         return Coupling(tuple(removable), paths, shapes, jax.tree.structure(chosen))
 
     return found
+
+
+def collapse(params: PyTree, gates: PyTree, *, coupling: Coupling | None = None) -> PyTree:
+    r"""Returns the plain network that gates have left: parameters times thresholded gates, smaller if it can be.
+
+    With a coupling, channels that no open weight reads are cut out, without any change of the function, and those that
+    no open weight writes, with their biases: without change if these are zero or gated along with the weights, and the
+    activation maps 0 to 0.
+
+    Args:
+      params: the chosen arguments of the function: parameters, or a tuple of them and of running statistics.
+      gates: in their structure, `None` where there are none (`jax.tree.map(lambda _: None, state)` for statistics).
+      coupling: from `couple`, at the same arguments.
+
+    >>> f = lambda p, x: jax.nn.relu(x @ p["in"]) @ p["out"]
+    >>> params = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
+    >>> gates = {"in": None, "out": jnp.array([[0.9], [0.1], [0.8], [0.7]])}
+    >>> small = collapse(params, gates, coupling=couple(f)(params, jnp.ones(3)))
+    >>> small["in"].shape, small["out"].shape
+    ((3, 3), (3, 2))
+    """
+    mask = threshold(gates)
+    left = apply(params, mask)
+    return left if coupling is None else coupling.shrink(left, coupling.kept(mask))

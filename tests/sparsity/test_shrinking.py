@@ -56,6 +56,28 @@ def test_shrunk_is_masked(name):
     assert np.max(np.abs(apply(*masked, x) - apply(params, state, x))) > 1e-3
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_gates_collapse_to_the_same_function(side):
+    """Closed units that are not read go whatever their value; those not written if their bias is gated too."""
+    apply, params, state = network("MLP")  # GELU: 0 at 0
+    granularity = sparsity.per_input_unit if side == "input" else sparsity.per_output_unit
+    chosen = {"input": ("kernel",), "output": ("kernel", "bias")}[side]
+    fixed = ("dense_0",) if side == "input" else ("head", "dense_2")
+    predicate = lambda path, _: path.endswith(chosen) and not path.startswith(fixed)  # noqa: E731
+    gates = sparsity.attach(params, predicate=predicate, granularity=granularity)
+    closed = jax.tree.map(lambda g: jnp.where(jnp.arange(g.size) % 3 == 0, 0.1, 0.9).reshape(g.shape), gates)
+    x = jax.random.normal(jax.random.key(0), IMAGE)
+    coupling = sparsity.couple(apply)(params, state, x)
+    plain, small = sparsity.collapse(params, closed), sparsity.collapse(params, closed, coupling=coupling)
+    masked = sparsity.apply(params, sparsity.threshold(closed))
+    jax.tree.map(np.testing.assert_array_equal, plain, masked)
+    assert sum(a.size for a in jax.tree.leaves(small)) < 0.8 * sum(a.size for a in jax.tree.leaves(plain))
+    np.testing.assert_allclose(apply(small, state, x), apply(masked, state, x), atol=1e-5)
+    opened = jax.tree.map(jnp.ones_like, gates)
+    jax.tree.map(np.testing.assert_array_equal, sparsity.collapse(params, opened, coupling=coupling), params)
+
+
 def test_what_a_residual_sum_adds_goes_together():
     apply, params, state = network("tied")
     coupling = sparsity.couple(apply, (0, 1))(params, state, jnp.ones(IMAGE))

@@ -1,0 +1,71 @@
+"""What networks cost: counted by hand, and by XLA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxinterp import models, sparsity
+
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("standard_promotion")]
+
+
+def test_a_network_counted_by_hand():
+    net = models.as_function(models.ResNet((8, 8, 3), widths=(4, 6), blocks_per_stage=1, rngs=nnx.Rngs(0)))
+    x = jnp.ones((8, 8, 3))
+    found = sparsity.cost_by_parameter(net.apply)(net.params, net.state, x)
+    by_hand = {
+        "conv/kernel": 64 * 27 * 4,
+        "blocks_0/conv_0/kernel": 64 * 36 * 4,
+        "blocks_0/conv_1/kernel": 64 * 36 * 4,
+        "blocks_1/conv_0/kernel": 16 * 36 * 6,
+        "blocks_1/conv_1/kernel": 16 * 54 * 6,
+        "head/kernel": 6 * 10,
+    }
+    assert {name: c.multiply_adds for name, c in found.items() if c.multiply_adds} == by_hand
+    total = sparsity.cost(net.apply)(net.params, net.state, x)
+    assert total.multiply_adds == total.multiply_adds_kept == sum(by_hand.values())
+    assert total.parameters == total.kept == sum(a.size for a in jax.tree.leaves(net.params))
+
+
+def test_dense_layers_as_xla_counts_them():
+    f = lambda params, x: jnp.tanh(x @ params["a"]) @ params["b"]  # noqa: E731
+    params, x = {"a": jnp.ones((30, 40)), "b": jnp.ones((40, 20))}, jnp.ones((7, 30))
+    counted = jax.jit(f).lower(params, x).compile().cost_analysis()["flops"]
+    assert 2 * sparsity.cost(f)(params, x).multiply_adds == pytest.approx(counted, rel=0.02)
+
+
+def test_masks_save_their_share_of_a_kernel():
+    net = models.as_function(models.ConvNet((8, 8, 1), widths=(4, 6), num_classes=3, rngs=nnx.Rngs(0)))
+    x, rng = jnp.ones((8, 8, 1)), np.random.default_rng(0)
+    gates = sparsity.attach(net.params)
+    masks = [jax.tree.map(lambda g: jnp.asarray(rng.integers(0, 2, g.shape), g.dtype), gates) for _ in range(2)]
+    whole = sparsity.cost_by_parameter(net.apply)(net.params, net.state, x)
+    found = sparsity.cost_by_parameter(net.apply, masks=masks)(net.params, net.state, x)
+    counts = sparsity.count_by_parameter(net.params, *masks)
+    for name, c in found.items():
+        assert (c.parameters, c.multiply_adds) == (whole[name].parameters, whole[name].multiply_adds)
+        assert c.kept == (counts[name].kept if name in counts else c.parameters)
+        assert c.multiply_adds_kept * c.parameters == c.multiply_adds * c.kept
+
+
+def test_a_smaller_network_costs_what_its_masks_left():
+    """Cut out or masked, the count is one."""
+    net = models.as_function(models.MLP((6,), widths=(8, 10), num_classes=3, rngs=nnx.Rngs(0)))
+    x = jnp.ones(6)
+    coupling = sparsity.couple(net.apply)(net.params, net.state, x)
+    keep = np.arange(len(coupling)) % 2 == 0
+    small = coupling.shrink(net.params, keep)
+    masked = sparsity.cost(net.apply, masks=[coupling.masks(keep)])(net.params, net.state, x)
+    cut = sparsity.cost(net.apply)(small, net.state, x)
+    assert (masked.kept, masked.multiply_adds_kept) == (cut.parameters, cut.multiply_adds)
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="takes a function"):
+        sparsity.cost("net")(jnp.ones(3))
+    with pytest.raises(TypeError, match="floating-point"):
+        sparsity.cost(lambda p: p)(jnp.ones(3, jnp.int32))
+    with pytest.raises(ValueError, match="must have the 1 leaves of the parameters"):
+        sparsity.cost(lambda p, x: x @ p["a"], masks=[{}])({"a": jnp.ones((3, 2))}, jnp.ones(3))
