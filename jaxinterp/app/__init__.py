@@ -17,10 +17,11 @@ from jaxinterp.app._config import Digits as Digits
 from jaxinterp.app._config import Experiment as Experiment
 from jaxinterp.app._config import Explain as Explain
 from jaxinterp.app._config import Files as Files
-from jaxinterp.app._config import Gates as Gates
 from jaxinterp.app._config import Measure as Measure
 from jaxinterp.app._config import Training as Training
 from jaxinterp.app._methods import METHODS as METHODS
 from jaxinterp.app._methods import Enrolled as Enrolled
+from jaxinterp.app._sparsity import Gates as Gates
+from jaxinterp.app._sparsity import Pruning as Pruning
 from jaxinterp.app._tree import SurrogateTree as SurrogateTree
 from jaxinterp.app._tree import surrogate_tree as surrogate_tree

@@ -5,25 +5,16 @@ once, by its `build`. The documentation of the fields is what `--help` shows.
 """
 
 import dataclasses
-import fnmatch
 import pathlib
 from typing import Any, Literal
 
 import jax
 
-from jaxinterp import data, sparsity, training
+from jaxinterp import data, training
 from jaxinterp.app._components import Network, Penalty
-from jaxinterp.app._fields import (
-    GRANULARITIES,
-    Count,
-    Fraction,
-    Granularity,
-    Head,
-    NonNegative,
-    Positive,
-    Seed,
-)
-from jaxinterp.typing import Key, PyTree
+from jaxinterp.app._fields import Count, Fraction, Head, NonNegative, Positive, Seed
+from jaxinterp.app._sparsity import Gates, Pruning
+from jaxinterp.typing import Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,47 +95,6 @@ class SGD:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gates:
-    """Gates that learn which parameters remain."""
-
-    parameters: str = "*kernel"
-    """Which parameters: a pattern (`*`, `?`) for their paths, such as "blocks_*/conv/kernel"."""
-    granularity: Granularity = "weight"
-    """One gate for each weight, each output unit, or each filter of a convolution."""
-    initial: Fraction = 0.7
-    """Where the gates start, between 0 and 1."""
-    bimodal: NonNegative = 2e-4
-    """Weight of the sum of g(1 - g), which drives gates to 0 or 1."""
-    sparsity: NonNegative = 1.4e-4
-    """Weight of the sum of g, which closes gates."""
-    sampled: bool = True
-    """Whether a step draws its mask from the gates or takes the most probable one."""
-
-    def build(self, params: PyTree) -> PyTree:
-        """Makes the gates for some parameters.
-
-        Raises:
-          ValueError: if no parameter matches, or one has no such gates.
-        """
-        try:
-            return sparsity.attach(
-                params,
-                predicate=lambda path, value: fnmatch.fnmatchcase(path, self.parameters),
-                granularity=GRANULARITIES[self.granularity],
-                initial=self.initial,
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"parameters {self.parameters!r} with granularity {self.granularity!r}: {error} Choose others by "
-                '`parameters`, such as "blocks_*/conv/kernel".'
-            ) from error
-
-    def regulariser(self) -> training.GateRegulariser:
-        """What the objective needs to know."""
-        return training.GateRegulariser(self.bimodal, self.sparsity, self.sampled)
-
-
-@dataclasses.dataclass(frozen=True)
 class Training:
     """How long, in what pieces, and what is kept."""
 
@@ -161,7 +111,8 @@ class Training:
     keep_last: Count = 2
     """Number of newest checkpoints kept, besides the best."""
     best_after: Fraction = 0.75
-    """Fraction of training after which checkpoints compete for the best: before, gates are still open."""
+    """Fraction of training after which checkpoints compete for the best: before, gates are still open. Where there is
+    pruning, not before its target is reached."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +152,8 @@ class Measure:
     """Of the softmax estimate."""
     radii: tuple[Positive, ...] = (0.5,)
     """Euclidean radii of the PGD attacks, in units of the normalised input and without its limits; may be empty."""
+    sparsities: tuple[Fraction, ...] = (0.5, 0.8, 0.9, 0.95, 0.98)
+    """To which the trained network is pruned, without training on, for a curve of its accuracy; may be empty."""
     num_iterations: Count = 64
     """Largest number of Hessian-vector products per example."""
     batch_size: Count = 64
@@ -219,6 +172,8 @@ class Experiment:
     """The optimiser."""
     gates: tuple[Gates, ...] = ()
     """Gates on parameters; may be empty."""
+    pruning: tuple[Pruning, ...] = ()
+    """Pruning while training; may be empty, or several for different parameters."""
     penalties: tuple[Penalty, ...] = ()
     """Penalties on smoothness; may be empty."""
     training: Training = Training()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinterp import geometry, heads, robustness
+from jaxinterp.app._compression import COMPARED, compression, curves
 from jaxinterp.app._config import Measure
 from jaxinterp.app._examples import Examples, PerExample, over_examples
 from jaxinterp.app._progress import Advance
@@ -17,6 +18,9 @@ from jaxinterp.typing import Array, Key, LogitsFn
 
 PGD_STEPS = 20
 """Of the attack: projected gradient descent on the margin of the true class."""
+
+COMPRESSION = "compression"
+"""The name of the accuracies of pruned networks among the measurements."""
 
 EPSILON = 1e-30
 """In the normalised curvature: what guards a gradient of zero must not outweigh the gradients of a sure network."""
@@ -29,8 +33,10 @@ def measure(run: Run) -> dict[str, Any]:
     count = min(settings.num_examples or len(test), len(test))
     examples = Examples(test.x[:count], test.y[:count], np.arange(count))
     work, batches = quantities(settings), examples.num_batches(settings.batch_size)
+    levels = (0.0, *settings.sparsities) if settings.sparsities else ()
+    pruned = len(COMPARED) * len(levels)
     everything = {}
-    with run.reporter.progress("measure", len(work) * batches, "batches") as advance:
+    with run.reporter.progress("measure", len(work) * batches + pruned, "batches") as advance:
         for number, (name, one) in enumerate(work.items()):
             make = functools.partial(
                 over_examples,
@@ -43,7 +49,11 @@ def measure(run: Run) -> dict[str, Any]:
             )
             everything[name] = run.workdir.arrays(f"measurements/{name}", inputs, make)
             advance((number + 1) * batches, name)
-    return _summary(everything, settings)
+        compress = functools.partial(
+            compression, network, examples, levels, _after(len(work) * batches, COMPRESSION, advance)
+        )
+        compressed = run.workdir.arrays(f"measurements/{COMPRESSION}", inputs, compress) if pruned else {}
+    return _summary(everything, settings) | {COMPRESSION: curves(compressed, levels) if pruned else {}}
 
 
 def _after(done_before: int, note: str, advance: Advance) -> Callable[[int], None]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from jaxinterp import training
 from jaxinterp.app import _codec, _environment, figures
+from jaxinterp.app._compression import pareto
 from jaxinterp.app._explain import LOCAL_MODELS
 from jaxinterp.app._measure import EPSILON, robustness_name
 from jaxinterp.app._methods import METHODS
@@ -76,6 +77,8 @@ def _figures(run: Run) -> dict[str, Figure]:
     }
     if results["sparsity"]["gated"]:
         made["sparsity"] = figures.sparsity_bars(results["sparsity"]["per_parameter"])
+    if results["compression"]:
+        made["compression"] = figures.compression_curves(results["compression"])
     examples = _load(run, "explanations/examples")
     raw, titles = dataset.normalisation.undo(dataset.test.x[examples["number"]]), _titles(run, examples)
     maps = {name: _load(run, f"explanations/{name}")["map"] for name in run.experiment.explain.methods}
@@ -195,6 +198,7 @@ def _page(run: Run, pictures: Mapping[str, Picture]) -> str:
         methods=[METHODS[name] for name in run.experiment.explain.methods],
         trees=_trees(run),
         extremes=_extremes(run),
+        pareto=pareto(results),
         level=f"{max(run.experiment.measure.stddevs):g}",
         command=run.command,
         versions=_environment.versions(),

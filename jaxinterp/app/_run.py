@@ -57,9 +57,13 @@ class Run:
     def optimizers(self) -> training.Optimizers:
         """Of the parameters and of the gates."""
         settings = self.experiment.training
-        return training.Optimizers(
-            self.experiment.optimizer.build(settings.num_steps), training.adam(settings.gate_learning_rate)
-        )
+        optimizer = self.experiment.optimizer.build(settings.num_steps)
+        try:
+            for pruning in self.experiment.pruning:
+                optimizer = pruning.build(optimizer, settings.num_steps)
+        except ValueError as error:
+            raise _codec.ConfigError(f"pruning: {error}") from error
+        return training.Optimizers(optimizer, training.adam(settings.gate_learning_rate))
 
     def objective(self) -> training.Objective:
         """What training minimises."""
@@ -88,12 +92,15 @@ class Run:
             gates = tuple(gate.build(function.params) for gate in self.experiment.gates)
         except ValueError as error:
             raise _codec.ConfigError(f"gates: {error}") from error
-        return training.initial_state(self.optimizers, self.key("training"), function.params, function.state, gates)
+        try:
+            return training.initial_state(self.optimizers, self.key("training"), function.params, function.state, gates)
+        except ValueError as error:  # what is to be pruned is found out here
+            raise _codec.ConfigError(f"pruning: {error}") from error
 
     def inputs(self, stage: str) -> str:
         """The fingerprint of what a stage depends on: the data, its part of the experiment, and the stages before."""
         plain = _codec.to_plain(self.experiment)
-        parts = {"train": ("data", "model", "optimizer", "gates", "penalties", "training", "seed")}
+        parts = {"train": ("data", "model", "optimizer", "gates", "pruning", "penalties", "training", "seed")}
         own = {name: plain[name] for name in parts.get(stage, (stage,)) if name in plain}
         before: dict[str, Any] = {}
         if stage in ("explain", "measure"):

@@ -91,7 +91,7 @@ def headline(run: Run) -> str:
 
     lines = [f"test accuracy         {100 * results['accuracy']['mean']:.1f} %"]
     if results["sparsity"]["gated"]:
-        lines.append(f"gated weights removed {100 * results['sparsity']['removed_fraction']:.1f} %")
+        lines.append(f"weights removed       {100 * results['sparsity']['removed_fraction']:.1f} %")
     if "gradient_norm" in results:
         lines.append(f"gradient norm         {text(results['gradient_norm']['mean'], '.3g')} (mean)")
         lines.append(f"normalised curvature  {text(results['normalised_curvature']['median'], '.3g')} (median)")

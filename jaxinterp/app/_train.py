@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxinterp import data, sparsity, training
@@ -22,6 +23,8 @@ def train(run: Run) -> dict[str, Any]:
     step = training.make_step(run.objective(), run.optimizers)
     evaluate = training.make_evaluation(run.network[0].apply)
     batches = data.batches(run.dataset.train, run.key("batches"), settings.batch_size)
+    targets = [pruning.settled(settings.num_steps) for pruning in run.experiment.pruning]
+    first = max(settings.best_after * settings.num_steps, *targets, 0)
     with run.reporter.progress("train", settings.num_steps, "steps", done=start) as advance:
 
         def log(done: int, state: training.TrainState, metrics: dict[str, Array]) -> None:
@@ -36,7 +39,7 @@ def train(run: Run) -> dict[str, Any]:
             training.require_finite(done, metrics, state)
             record = {f"validation_{name}": value for name, value in scores.items()}
             training.append_metrics(run.workdir.metrics, {"step": done, **record})
-            eligible = done >= settings.best_after * settings.num_steps
+            eligible = done >= first
             checkpoints.save(done, state, score=scores["accuracy"] - (0.0 if eligible else 1.0))
 
         callbacks = (training.Callback(settings.log_every, log), training.Callback(settings.checkpoint_every, save))
@@ -45,11 +48,17 @@ def train(run: Run) -> dict[str, Any]:
 
 
 def _openness(state: training.TrainState) -> dict[str, float]:
-    """The fraction of gated parameters that is open."""
-    if not state.gates:
+    """The fraction of gated and pruned parameters that is left."""
+    masks = _masks(state)
+    if not masks:
         return {}
-    count = sparsity.count(state.params, *training.final_masks(state.gates))
+    count = sparsity.count(state.params, *masks)
     return {"open_fraction": count.kept / count.gated}
+
+
+def _masks(state: training.TrainState) -> tuple:
+    """Of the gates, and of the pruning."""
+    return (*training.final_masks(state.gates), *sparsity.optimizer_masks(state.opt_state[0]))
 
 
 def _results(run: Run, evaluate: Any) -> dict[str, Any]:
@@ -63,18 +72,29 @@ def _results(run: Run, evaluate: Any) -> dict[str, Any]:
         "test_loss": scores["loss"],
         "best_step": int(best.step),
         "checkpoint": run.checkpoints.digest(int(best.step)),
-        "sparsity": _sparsity(best),
+        "sparsity": _sparsity(run, best),
     }
 
 
-def _sparsity(state: training.TrainState) -> dict[str, Any]:
-    """How many parameters the thresholded gates leave, in all and per gated parameter."""
-    masks = training.final_masks(state.gates)
+def _sparsity(run: Run, state: training.TrainState) -> dict[str, Any]:
+    """How many parameters thresholded gates and pruning leave, in all and per parameter; multiplications an example."""
+    masks, example = _masks(state), jnp.zeros(run.dataset.shape)
     counts, total = sparsity.count_by_parameter(state.params, *masks), sparsity.count(state.params, *masks)
+    costs = sparsity.cost_by_parameter(run.network[0].apply, masks=masks)(state.params, state.state, example)
     return {
         "removed_fraction": total.sparsity,
         "kept": total.kept,
         "gated": total.gated,
         "parameters": total.total,
-        "per_parameter": {name: {"kept": c.kept, "gated": c.gated} for name, c in counts.items()},
+        "multiply_adds": sum(cost.multiply_adds for cost in costs.values()),
+        "multiply_adds_kept": sum(cost.multiply_adds_kept for cost in costs.values()),
+        "per_parameter": {
+            name: {
+                "kept": c.kept,
+                "gated": c.gated,
+                "multiply_adds": costs[name].multiply_adds,
+                "multiply_adds_kept": costs[name].multiply_adds_kept,
+            }
+            for name, c in counts.items()
+        },
     }

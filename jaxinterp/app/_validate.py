@@ -24,6 +24,12 @@ def validate(experiment: Experiment) -> None:
             raise ConfigError(f"{name}: at least one is needed.")
         _check_distinct(name, values)
     _check_distinct("measure.radii", experiment.measure.radii)
+    _check_distinct("measure.sparsities", experiment.measure.sparsities)
+    removing = [("measure.sparsities", level) for level in experiment.measure.sparsities]
+    removing += [(f"pruning.{i}.target", part.target) for i, part in enumerate(experiment.pruning)]
+    for name, level in removing:
+        if level == 1:
+            raise ConfigError(f"{name}: must be below 1, for a fraction of 1 leaves nothing.")
     unknown = [name for name in experiment.explain.methods if name not in METHODS]
     if unknown:
         raise ConfigError(f"explain.methods: there is no method {unknown[0]!r}; known are {', '.join(METHODS)}.")

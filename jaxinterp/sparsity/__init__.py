@@ -11,6 +11,9 @@ from jaxinterp.sparsity._channel_selection import select_channels as select_chan
 from jaxinterp.sparsity._cost import Cost as Cost
 from jaxinterp.sparsity._cost import cost as cost
 from jaxinterp.sparsity._cost import cost_by_parameter as cost_by_parameter
+from jaxinterp.sparsity._export import load as load
+from jaxinterp.sparsity._export import save as save
+from jaxinterp.sparsity._export import to_bcoo as to_bcoo
 from jaxinterp.sparsity._feature_merging import merge_features as merge_features
 from jaxinterp.sparsity._gates import Count as Count
 from jaxinterp.sparsity._gates import Granularity as Granularity
@@ -32,6 +35,7 @@ from jaxinterp.sparsity._gates import straight_through as straight_through
 from jaxinterp.sparsity._gates import threshold as threshold
 from jaxinterp.sparsity._generalized_dropout import beta_penalty as beta_penalty
 from jaxinterp.sparsity._hard_concrete import HardConcrete as HardConcrete
+from jaxinterp.sparsity._masks import optimizer_masks as optimizer_masks
 from jaxinterp.sparsity._merging import Merging as Merging
 from jaxinterp.sparsity._merging import merge_units as merge_units
 from jaxinterp.sparsity._predictive import Predictive as Predictive

@@ -12,7 +12,12 @@ from jaxinterp import checks
 from jaxinterp.typing import Array, PyTree
 
 Budget = Callable[[PyTree, Array | float], PyTree]
-"""`(scores, sparsity) -> masks`, of the same structure, shapes and dtypes; `None` where there are no scores."""
+"""`(scores, sparsity) -> masks`, of the same structure, shapes and dtypes; `None` where there are no scores.
+
+Scores that hold NaN and a sparsity outside [0, 1) raise `ValueError`. Under `jax.jit`, as in `prune`, values are
+unknown: there NaN counts as the highest score, so that it is not pruned out of sight, and a sparsity outside counts as
+the nearer end.
+"""
 
 
 def over_all() -> Budget:
@@ -61,7 +66,7 @@ def erdos_renyi() -> Budget:
 
     def counts(shapes: Sequence[tuple[int, ...]], sparsity: Array | float) -> list[Array]:
         sizes = jnp.asarray([math.prod(shape) for shape in shapes], float)
-        densities = jnp.asarray([sum(shape) / math.prod(shape) for shape in shapes], float)
+        densities = jnp.asarray([max(1, sum(shape)) / max(1, math.prod(shape)) for shape in shapes], float)
         wanted = (1 - jnp.asarray(sparsity, sizes.dtype)) * jnp.sum(sizes)
 
         def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -84,6 +89,7 @@ def n_of_m(n: int, m: int, *, axis: int = 0) -> Budget:
     asked for; at sparsity 0 everything is kept.
 
     Raises:
+      TypeError: if one of the three is no integer.
       ValueError: if not 0 < n < m, or at the call if m does not divide the axis.
 
     Source: Zhou et al. (2021); Mishra et al. (2021) for 2:4.
@@ -91,6 +97,8 @@ def n_of_m(n: int, m: int, *, axis: int = 0) -> Budget:
     >>> n_of_m(2, 4)({"kernel": jnp.array([[1.0], [4.0], [3.0], [2.0]])}, 0.5)["kernel"].ravel().tolist()
     [0.0, 1.0, 1.0, 0.0]
     """
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise TypeError(f"`axis` of `n_of_m` must be an integer; got {axis!r}.")
     if not 0 < checks.positive_integer("n", n) < checks.positive_integer("m", m):
         raise ValueError(f"`n_of_m` needs 0 < n < m; got n={n} and m={m}.")
 
@@ -102,7 +110,7 @@ def n_of_m(n: int, m: int, *, axis: int = 0) -> Budget:
             )
         moved = jnp.moveaxis(scores, axis, -1)
         groups = moved.reshape(-1, m)
-        order = jnp.argsort(-groups, axis=1, stable=True)
+        order = jnp.argsort(jnp.where(jnp.isnan(groups), -jnp.inf, -groups), axis=1, stable=True)
         kept = jnp.argsort(order, axis=1) < n  # the rank of each, the first of equal ones being higher
         return jnp.moveaxis(kept.reshape(moved.shape), -1, axis).astype(scores.dtype)
 
@@ -117,14 +125,14 @@ def n_of_m(n: int, m: int, *, axis: int = 0) -> Budget:
 def highest(scores: Array, count: Array) -> Array:
     """Whether each entry of a vector is among the `count` highest, the first of equal ones; exactly so many are.
 
-    NaN counts as the lowest. The lowest score that is kept is found bit by bit, each by counting the scores above: many
-    times faster than sorting, and sharded scores stay where they are.
+    NaN counts as the highest. The lowest score that is kept is found bit by bit, each by counting the scores above:
+    many times faster than sorting, and sharded scores stay where they are.
     """
     keys = _ordered(scores)
     number = jnp.arange(scores.size, dtype=jnp.uint32)
-    lowest = _last(lambda key: jnp.sum(keys >= key) >= count, keys.dtype)
+    lowest = _last(lambda key: jnp.sum(keys >= key, dtype=jnp.int32) >= count, keys.dtype)
     above, is_lowest = keys > lowest, keys == lowest
-    end = _last(lambda n: jnp.sum(is_lowest & (number < n)) + jnp.sum(above) <= count, number.dtype)
+    end = _last(lambda n: jnp.sum(above | (is_lowest & (number < n)), dtype=jnp.int32) <= count, number.dtype)
     return above | (is_lowest & (number < end))
 
 
@@ -134,7 +142,7 @@ def _ordered(scores: Array) -> Array:
     bits = 8 * wide.dtype.itemsize
     unsigned = jnp.uint64 if bits == 64 else jnp.uint32
     sign = jnp.asarray(1 << (bits - 1), unsigned)
-    pattern = jax.lax.bitcast_convert_type(jnp.where(jnp.isnan(wide), -jnp.inf, wide + 0.0), unsigned)  # no -0
+    pattern = jax.lax.bitcast_convert_type(jnp.where(jnp.isnan(wide), jnp.inf, wide + 0.0), unsigned)  # no -0
     return jnp.where(pattern >= sign, ~pattern, pattern | sign)
 
 
@@ -168,7 +176,10 @@ def _kept(sparsity: Array | float, size: int) -> Array:
 
 
 def _checked(scores: PyTree, sparsity: Array | float) -> tuple[list[Array], jax.tree_util.PyTreeDef]:
-    known = checks.concrete(jnp.asarray(sparsity))
+    known = checks.concrete(sparsity)
+    is_real = known is None or any(jnp.issubdtype(known.dtype, kind) for kind in (jnp.floating, jnp.integer))
+    if not is_real or np.shape(sparsity):
+        raise TypeError(f"`sparsity` must be one number; got {sparsity!r}.")
     if known is not None and not 0 <= known < 1:
         raise ValueError(f"`sparsity` must be a fraction from 0 to below 1, of what is removed; got {known}.")
     leaves, structure = jax.tree.flatten(scores)

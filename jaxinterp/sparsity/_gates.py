@@ -126,7 +126,11 @@ def full_gates(method: str, params: PyTree, predicate: Predicate, granularity: G
                 f"`{method}` cannot gate `{name}` of dtype {param.dtype}: gates are floating-point numbers of the "
                 "dtype of their parameter. Exclude it by the predicate."
             )
-        return jnp.full(granularity(param.shape), value, param.dtype)
+        try:
+            shape = granularity(param.shape)
+        except ValueError as error:
+            raise ValueError(f"`{method}` cannot gate `{name}`: {error} Exclude it by the predicate.") from error
+        return jnp.full(shape, value, param.dtype)
 
     gates = jax.tree_util.tree_map_with_path(gate, params)
     if not jax.tree.leaves(gates):

@@ -89,7 +89,9 @@ def prune(
       regrow: whether what was removed can come back.
 
     Raises:
-      ValueError: if `every` is not positive; at `init` if nothing is selected; at `update` without `params`.
+      TypeError: if `optimizer` is no gradient transformation, or a function is none.
+      ValueError: if `every` is not positive; at `init` if nothing is selected, or the shape of a selected parameter
+        does not suit the granularity or the budget; at `update` without `params`.
 
     Source: Zhu & Gupta (2018); Blumensath & Davies (2009) for hard thresholding; Srinivas et al. (2022) for cycles.
 
@@ -100,12 +102,15 @@ def prune(
     >>> [round(v, 4) for v in optax.apply_updates(params, updates)["kernel"].tolist()]
     [2.9, 0.0, 0.0, 1.9]
     """
-    checks.functions("prune", schedule=schedule, score=score, predicate=predicate, granularity=granularity)
+    chosen = over_all() if budget is None else budget
+    functions = {"schedule": schedule, "score": score, "budget": chosen, "predicate": predicate}
+    checks.functions("prune", **functions, granularity=granularity)
     checks.positive_integer("every", every)
-    inner, chosen = optax.with_extra_args_support(optimizer), over_all() if budget is None else budget
+    inner = wrapped("prune", optimizer)
 
     def init(params: PyTree) -> PruneState:
         masks = full_gates("prune", params, predicate, granularity, 1.0)
+        jax.eval_shape(chosen, masks, jnp.zeros((), float))  # refuses shapes before anything is compiled
         return PruneState(jnp.zeros((), jnp.int32), masks, jnp.zeros((), float), inner.init(params))
 
     def update(
@@ -130,6 +135,13 @@ def prune(
         return masked(updates, params, masks), PruneState(step, masks, made_for, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def wrapped(method: str, optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The optimiser, for further arguments of `update`; `TypeError` if it is none."""
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"`optimizer` of `{method}` must be a gradient transformation of Optax; got {optimizer!r}.")
+    return optax.with_extra_args_support(optimizer)
 
 
 def _summed(scores: PyTree, masks: PyTree) -> PyTree:

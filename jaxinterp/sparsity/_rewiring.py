@@ -9,7 +9,7 @@ import optax
 from jaxinterp import checks, tree
 from jaxinterp.sparsity._budgets import Budget, highest, per_parameter
 from jaxinterp.sparsity._gates import Predicate, apply, full_gates, kernels, per_weight
-from jaxinterp.sparsity._pruning import magnitude, masked
+from jaxinterp.sparsity._pruning import magnitude, masked, wrapped
 from jaxinterp.sparsity._schedules import sparsity_level
 from jaxinterp.typing import Array, Key, PyTree
 
@@ -20,13 +20,13 @@ class RewireState(NamedTuple):
     Attributes:
       step: updates made, int32.
       masks: 1 for what is connected; `None` for parameters that are dense.
-      key: of random growth.
+      key: the data of the key of random growth, which checkpoints keep more readily than a key.
       inner: the state of the optimiser.
     """
 
     step: Array
     masks: PyTree
-    key: Key
+    key: Array
     inner: Any
 
 
@@ -60,6 +60,7 @@ def rewire(
       end: T, after which the connections stay.
 
     Raises:
+      TypeError: if `optimizer` is no gradient transformation, or a function is none.
       ValueError: if an option is out of its range; at `init` if nothing is selected; at `update` without `params`.
 
     Source: Mocanu et al. (2018) for SET; Evci, Gale, Menick, Castro & Elsen (2020) for RigL.
@@ -76,13 +77,15 @@ def rewire(
     checks.positive_integer("every", every)
     checks.positive_integer("end", end)
     checks.share("fraction", fraction)
-    inner, chosen = optax.with_extra_args_support(optimizer), per_parameter() if budget is None else budget
+    chosen = per_parameter() if budget is None else budget
+    checks.functions("rewire", budget=chosen, predicate=predicate)
+    inner = wrapped("rewire", optimizer)
 
     def init(params: PyTree) -> RewireState:
         gates = full_gates("rewire", params, predicate, per_weight, 1.0)
         first, later = jax.random.split(key)
         masks = chosen(tree.uniform_like(first, gates), level)
-        return RewireState(jnp.zeros((), jnp.int32), masks, later, inner.init(params))
+        return RewireState(jnp.zeros((), jnp.int32), masks, jax.random.key_data(later), inner.init(params))
 
     def update(
         gradients: PyTree, state: RewireState, params: PyTree | None = None, **extra: Any
@@ -93,12 +96,14 @@ def rewire(
         step = state.step + 1
         share = fraction / 2 * (1 + jnp.cos(jnp.pi * step / end))
 
+        growth = jax.random.wrap_key_data(state.key, impl=jax.random.key_impl(key))
+
         def moved() -> PyTree:
             weights = magnitude(optax.apply_updates(params, updates), gradients)
             wishes = (
                 magnitude(gradients, None)
                 if by_gradient
-                else tree.uniform_like(jax.random.fold_in(state.key, step), weights)
+                else tree.uniform_like(jax.random.fold_in(growth, step), weights)
             )
             return jax.tree.map(
                 lambda m, w, g: None if m is None else _moved(m, w, g, share),

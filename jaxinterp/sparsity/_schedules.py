@@ -42,7 +42,7 @@ def gradual(target: float, *, end: int, start: int = 0, initial: float = 0.0) ->
     [0.0, 0.7, 0.8, 0.8]
     """
     target, initial = sparsity_level("target", target), sparsity_level("initial", initial)
-    if not 0 <= start < end:
+    if not 0 <= checks.number("start", start) < checks.number("end", end):
         raise ValueError(f"`start` and `end` of `gradual` must satisfy 0 <= start < end; got {start} and {end}.")
 
     def schedule(step: Array | int) -> Array:

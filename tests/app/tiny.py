@@ -19,10 +19,13 @@ def get_config():
         data=app.Digits(),
         model=app.MLP(widths=(8,)),
         gates=(app.Gates(parameters="dense_0/kernel"),),
+        pruning=(app.Pruning(parameters="head/kernel", target=0.5, every=3),),
         penalties=(app.GradientNorm(weight=0.01),),
         training=app.Training(num_steps=24, batch_size=64, log_every=4, checkpoint_every=8),
         explain=app.Explain(methods=("gradient", "integrated_gradients"), num_examples=3, secant_samples=150),
-        measure=app.Measure(num_examples=5, stddevs=(0.2,), num_samples=20, batch_size=4, num_iterations=20),
+        measure=app.Measure(
+            num_examples=5, stddevs=(0.2,), sparsities=(0.5,), num_samples=20, batch_size=4, num_iterations=20
+        ),
     )
 """
 

@@ -1,6 +1,6 @@
 """How training went."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ def training_curves(records: Sequence[dict[str, float]], best_step: int) -> Figu
         ("loss", (("cross_entropy", "training"), ("validation_loss", "validation")), True),
         ("accuracy", (("accuracy", "training batch"), ("validation_accuracy", "validation")), False),
         ("penalty: squared gradient norm", (("squared_gradient_norm", ""),), True),
-        ("open fraction of gated parameters", (("open_fraction", ""),), False),
+        ("fraction of parameters kept", (("open_fraction", ""),), False),
     ]
     shown = [entry for entry in wanted if any(name in names for name, _ in entry[1])]
     figure, axes = panels(1, len(shown), width=3.4, height=2.6)
@@ -43,7 +43,7 @@ def training_curves(records: Sequence[dict[str, float]], best_step: int) -> Figu
 
 @styled
 def sparsity_bars(per_parameter: dict[str, dict[str, int]]) -> Figure:
-    """What the gates left of each gated parameter."""
+    """What gates and pruning left of each parameter that has a mask."""
     figure, axes = panels(1, 1, width=7.0, height=0.6 + 0.4 * len(per_parameter))
     axis, names = axes[0, 0], list(per_parameter)
     kept = np.array([per_parameter[name]["kept"] for name in names], float)
@@ -56,4 +56,28 @@ def sparsity_bars(per_parameter: dict[str, dict[str, int]]) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("fraction kept")
     axis.grid(False)
+    return figure
+
+
+@styled
+def compression_curves(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
+    """Accuracy of the trained network pruned by magnitude without training on.
+
+    Args:
+      results: budget, level of sparsity (0 first), then "accuracy" and "multiply_adds".
+    """
+    figure, axes = panels(1, 2, width=3.6, height=2.8)
+    for (budget, levels), colour in zip(results.items(), COLOURS, strict=False):
+        accuracies = [row["accuracy"] for row in levels.values()]
+        costs = [row["multiply_adds"] for row in levels.values()]
+        for axis, values in zip(axes[0], ([100 * float(level) for level in levels], costs), strict=True):
+            axis.plot(values, accuracies, color=colour, marker="o", markersize=4, label=budget.replace("_", " "))
+    axes[0, 0].set_xlabel("sparsity of the kernels, %")
+    axes[0, 1].set_xlabel("multiplications per example")
+    axes[0, 1].set_xscale("log")
+    axes[0, 1].xaxis.set_minor_formatter(NullFormatter())
+    axes[0, 0].set_ylabel("test accuracy")
+    for axis in axes[0]:
+        axis.set_ylim(0, 1.02)
+    axes[0, 0].legend(fontsize=8)
     return figure
