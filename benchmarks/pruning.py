@@ -3,8 +3,8 @@
 Accuracy on test data at 80, 90, 95 and 98 % sparsity of all kernels, on digits (a 64-100-10 network, embedded data)
 and, where the data are, on 10 000 digits of MNIST (LeNet 20-50-500-10, 431 000 parameters) and on 10 000 images of
 CIFAR-10 (a trained ResNet-20, trained further). Each method has as many steps as the dense network it is compared
-with. The learning rate falls along a cosine; cycles are two (on digits four were worse, and
-so was a cosine in each cycle). Gates reach a sparsity, not a target: of those trained with several weights of their penalty, the least sparse
+with. The learning rate falls along a cosine; cycles are two (on digits four were worse, and so was a cosine in each
+cycle). Gates reach a sparsity, not a target: of those trained with several weights of their penalty, the least sparse
 network that is at least as sparse is reported.
 
     python benchmarks/pruning.py [--only digits mnist cifar10] [--seeds 3] [--results pruning.json]

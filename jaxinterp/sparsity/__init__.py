@@ -6,7 +6,6 @@ from jaxinterp.sparsity._budgets import n_of_m as n_of_m
 from jaxinterp.sparsity._budgets import over_all as over_all
 from jaxinterp.sparsity._budgets import per_parameter as per_parameter
 from jaxinterp.sparsity._channel_selection import ChannelSelection as ChannelSelection
-from jaxinterp.sparsity._channel_selection import Choice as Choice
 from jaxinterp.sparsity._channel_selection import select_channels as select_channels
 from jaxinterp.sparsity._cost import Cost as Cost
 from jaxinterp.sparsity._cost import cost as cost

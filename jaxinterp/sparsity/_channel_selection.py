@@ -17,9 +17,6 @@ from jaxinterp.typing import Array, PyTree
 
 Order = Literal["asymmetric", "sequential", "independent"]
 
-Choice = Callable[[Array, Array, int], Array]
-"""`(activations [n, d, b], weights [d, b, m], num_kept) -> units`, integers."""
-
 GOLDEN = 0.6180339887498949
 
 
@@ -51,7 +48,7 @@ def select_channels(
     *,
     kept: float | Mapping[str, float],
     order: Order = "asymmetric",
-    choose: Choice | None = None,
+    scores: PyTree = None,
     reweight: bool = True,
     num_positions: int = 32,
     batch_size: int = 64,
@@ -76,7 +73,9 @@ def select_channels(
       kept: the fraction of the channels of each kernel that remains, at least one; or fractions by the path of the
         kernel that reads them (the others are left alone), such as from `equal_accuracy_budgets`.
       order: "asymmetric" (the best in the paper), "sequential" or "independent".
-      choose: how channels are chosen; the greedy choice of `select_units` by default.
+      scores: of the parameters, such as magnitudes or `mean_relevance`, in the structure of the chosen arguments, with
+        `None` where there are none: of each kernel's channels those with the highest sums over what writes them (see
+        `Coupling.scores`) are kept. By default the choice is the greedy one of `select_units`.
       reweight: whether the weights are solved for; without, they are those of W.
       num_positions: of each example so many windows of a convolution are taken, spread evenly; all if there are fewer.
       batch_size: examples computed together.
@@ -121,6 +120,7 @@ def select_channels(
             if _can_shrink(ordered, coupling, layer, given, first)
         ]
         wanted = _wanted(coupling, layers, kept)
+        ranks = None if scores is None else coupling.scores(scores)
         take = _Activations(ordered, num_positions, batch_size)
         before, structure = jax.tree.flatten(given)
         leaves, is_kept, explained = list(before), np.ones(len(coupling), bool), {}
@@ -135,7 +135,8 @@ def select_channels(
             matrix = layer.matrix(before[leaf])
             source = original if order == "asymmetric" else current
             targets = jnp.einsum("ndb,dbm->nm", source, matrix.astype(source.dtype), precision="highest")
-            units, weights, explained[name] = _pruned(current, matrix, targets, wanted[name], choose, reweight)
+            best = None if ranks is None else np.argsort(-ranks[layer.channels], kind="stable")[: wanted[name]]
+            units, weights, explained[name] = _pruned(current, matrix, targets, wanted[name], best, reweight)
             leaves[leaf] = layer.written_back(before[leaf], units, weights)
             is_kept[np.delete(layer.channels, units)] = False
         arguments = jax.tree.unflatten(structure, leaves)
@@ -260,14 +261,13 @@ class _Activations:
 
 
 def _pruned(
-    activations: Array, matrix: Array, targets: Array, number: int, choose: Choice | None, reweight: bool
+    activations: Array, matrix: Array, targets: Array, number: int, units: np.ndarray | None, reweight: bool
 ) -> tuple[np.ndarray, Array, float]:
-    """Units, their weights, and the part of the targets that these explain."""
+    """Units, chosen greedily if they are not given, their weights, and the part of the targets that these explain."""
     (activations, targets), matrix = compressed(activations, targets), matrix.astype(activations.dtype)
-    if choose is None:
+    if units is None:
         selection = select_units(activations, matrix, num_kept=number, targets=targets, reweight=reweight)
         return np.asarray(selection.kept), selection.weights, float(selection.explained)
-    units = np.asarray(choose(activations, matrix, number))
     weights = reweighted(activations, matrix, jnp.asarray(units), targets=targets) if reweight else matrix[units]
     left = targets - jnp.einsum("ndb,dbm->nm", activations[:, units], weights, precision="highest")
     return units, weights, float(1 - jnp.sum(left**2) / jnp.sum(targets**2))

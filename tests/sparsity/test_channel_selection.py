@@ -97,12 +97,24 @@ def test_later_layers_make_up_for_earlier_ones():
         found = sparsity.select_channels(net.apply, (0, 1), kept=0.4, **options)(params, state, x)
         return float(jnp.mean((forward(*found.arguments, x) - before) ** 2))
 
-    def first(activations, weights, number):
-        return np.arange(number)
-
+    anything = jax.tree.map(lambda p: jnp.asarray(np.random.default_rng(p.size).uniform(size=p.shape)), params)
+    scores = (anything, jax.tree.map(lambda _: None, state))
     asymmetric, independent = gap(), gap(order="independent")
     assert asymmetric < independent
-    assert asymmetric < gap(choose=first) < gap(choose=first, reweight=False)
+    assert asymmetric < gap(scores=scores) < gap(scores=scores, reweight=False)
+
+
+def test_scores_choose_the_channels():
+    """The highest of each layer, by what writes them; the weights are solved for all the same."""
+    net, (params, _) = made(models.MLP, widths=(10, 8))
+    scores = jax.tree.map(jnp.abs, params)
+    found = sparsity.select_channels(net.apply, kept=0.5, scores=scores)(params, {}, images(200))
+    for layer, width in (("dense_0", 10), ("dense_1", 8)):
+        sums = np.asarray(jnp.sum(scores[layer]["kernel"], 0))
+        of_layer = [found.coupling.paths[c.written[0][0]].startswith(layer) for c in found.coupling.channels]
+        wanted = np.argsort(-sums)[: width // 2]
+        assert set(np.flatnonzero(found.kept[of_layer])) == set(wanted)
+    assert set(found.explained) == {"dense_1/kernel", "head/kernel"}
 
 
 def test_positions_do_not_matter_where_all_are_taken():
