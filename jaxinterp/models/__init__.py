@@ -20,3 +20,4 @@ from jaxinterp.models._resnet import ResNet as ResNet
 from jaxinterp.models._resnet import resnet_from_torch as resnet_from_torch
 from jaxinterp.models._tokenizer import Tokenizer as Tokenizer
 from jaxinterp.models._vgg import VGG as VGG
+from jaxinterp.models._with_arrays import with_arrays as with_arrays

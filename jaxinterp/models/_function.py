@@ -176,6 +176,13 @@ def _split(model: nnx.Module, variables: Any, call: Mapping[str, Any], *, traini
     return _Split(graph, params, state, param_paths, state_paths, random)
 
 
+def place(model: nnx.Module, params: PyTree, state: PyTree) -> nnx.Module:
+    """A module like `model` with other arrays, given under string keys."""
+    graph, own_params, random, own_state = _take_apart(model)
+    given = [_placed(tuple(flatten_dict(own)), new) for own, new in ((own_params, params), (own_state, state))]
+    return nnx.merge(graph, given[0], random, given[1])
+
+
 def _take_apart(model: Any) -> tuple[Any, dict, dict, dict]:
     # Intermediates that a module sows count as nothing: they are not there before the first call.
     graph, *parts = cast(tuple, nnx.split(model, nnx.Param, (nnx.RngState, nnx.Intermediate), ...))
