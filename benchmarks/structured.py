@@ -3,7 +3,7 @@
 Test accuracy, without training on, with 10, 20 and 30 % of the channels of all hidden layers, from 64 to 512 examples
 without labels: on digits (64-100-10, embedded data) and, where the data are, on MNIST (LeNet) and on CIFAR-10 (the
 inner channels of a trained ResNet-20, which needs half of them or more). Compared are the greedy choice, magnitude (sum
-of |w|) and chance, each with new weights, and the first two without. Then merging of neurons without data, as far as
+of |w|) and chance, each with new weights (ridge 0.1), and the first two without. Then merging of neurons without data, as far as
 its own cut-off goes.
 
     python benchmarks/structured.py [--only digits mnist cifar10] [--seeds 3] [--results structured.json]
@@ -26,10 +26,12 @@ from jaxinterp import data, models, sparsity, training
 
 SAMPLES = (64, 128, 512)
 KEPT = {"digits": (0.1, 0.2, 0.3), "mnist": (0.1, 0.2, 0.3), "cifar10": (0.3, 0.5, 0.75)}
+RIDGE = 0.1  # of the new weights
 METHODS = {
-    "greedy": {},
-    "magnitude": {"scores": "magnitude"},
-    "chance": {"scores": "chance"},
+    "greedy": {"ridge": RIDGE},
+    "magnitude": {"scores": "magnitude", "ridge": RIDGE},
+    "chance": {"scores": "chance", "ridge": RIDGE},
+    "greedy, no ridge": {},
     "greedy, old weights": {"reweight": False},
     "magnitude, old weights": {"scores": "magnitude", "reweight": False},
 }
@@ -107,7 +109,10 @@ def runs(network, name, seed):
                 )
         if name != "digits":
             for order in ORDERS:
-                yield f"{kept} 512 greedy, {order}", lambda k=kept, o=order: pruned(network, seed, k, 512, order=o)
+                yield (
+                    f"{kept} 512 greedy, {order}",
+                    lambda k=kept, o=order: pruned(network, seed, k, 512, order=o, ridge=RIDGE),
+                )
     if name != "cifar10":
         yield "merged", lambda: merged(network, name)
 

@@ -50,6 +50,7 @@ def select_channels(
     order: Order = "asymmetric",
     scores: PyTree = None,
     reweight: bool = True,
+    ridge: float = 0.0,
     num_positions: int = 32,
     batch_size: int = 64,
 ) -> Callable[..., ChannelSelection]:
@@ -77,6 +78,7 @@ def select_channels(
         `None` where there are none: of each kernel's channels those with the highest sums over what writes them (see
         `Coupling.scores`) are kept. By default the choice is the greedy one of `select_units`.
       reweight: whether the weights are solved for; without, they are those of W.
+      ridge: keeps the new weights near those of W, see `reweighted`.
       num_positions: of each example so many windows of a convolution are taken, spread evenly; all if there are fewer.
       batch_size: examples computed together.
 
@@ -136,7 +138,9 @@ def select_channels(
             source = original if order == "asymmetric" else current
             targets = jnp.einsum("ndb,dbm->nm", source, matrix.astype(source.dtype), precision="highest")
             best = None if ranks is None else np.argsort(-ranks[layer.channels], kind="stable")[: wanted[name]]
-            units, weights, explained[name] = _pruned(current, matrix, targets, wanted[name], best, reweight)
+            units, weights, explained[name] = _pruned(
+                current, matrix, targets, wanted[name], best, reweight=reweight, ridge=ridge
+            )
             leaves[leaf] = layer.written_back(before[leaf], units, weights)
             is_kept[np.delete(layer.channels, units)] = False
         arguments = jax.tree.unflatten(structure, leaves)
@@ -261,13 +265,22 @@ class _Activations:
 
 
 def _pruned(
-    activations: Array, matrix: Array, targets: Array, number: int, units: np.ndarray | None, reweight: bool
+    activations: Array,
+    matrix: Array,
+    targets: Array,
+    number: int,
+    units: np.ndarray | None,
+    *,
+    reweight: bool,
+    ridge: float,
 ) -> tuple[np.ndarray, Array, float]:
     """Units, chosen greedily if they are not given, their weights, and the part of the targets that these explain."""
     (activations, targets), matrix = compressed(activations, targets), matrix.astype(activations.dtype)
     if units is None:
-        selection = select_units(activations, matrix, num_kept=number, targets=targets, reweight=reweight)
+        selection = select_units(activations, matrix, num_kept=number, targets=targets, reweight=reweight, ridge=ridge)
         return np.asarray(selection.kept), selection.weights, float(selection.explained)
-    weights = reweighted(activations, matrix, jnp.asarray(units), targets=targets) if reweight else matrix[units]
+    weights = (
+        reweighted(activations, matrix, jnp.asarray(units), targets=targets, ridge=ridge) if reweight else matrix[units]
+    )
     left = targets - jnp.einsum("ndb,dbm->nm", activations[:, units], weights, precision="highest")
     return units, weights, float(1 - jnp.sum(left**2) / jnp.sum(targets**2))

@@ -48,7 +48,7 @@ def merge_units(
     num_removed: int | None = None,
     axis: int = -2,
     homogeneous: bool = True,
-    distance: Distance = "relative",
+    distance: Distance = "euclidean",
 ) -> Merging:
     r"""Merges the units of a layer whose removal changes the next one least, without data.
 
@@ -72,7 +72,9 @@ def merge_units(
         (of a histogram of 100 bins up to their 95th percentile) is the largest that is accepted.
       axis: of the units in `outgoing`; -2 for dense layers and convolutions.
       homogeneous: whether h(cx) = c h(x) for c > 0.
-      distance: "relative" or "euclidean".
+      distance: "euclidean", to which the bound belongs, or "relative". On networks with ReLU the cut-off of the first
+        cost 0 to 0.6 points of accuracy (12 % of 100 units for digits, 46 % of LeNet's 500 for MNIST), that of the
+        second 0.6 and 6.6 (51 and 75 %).
 
     Raises:
       TypeError: if the arrays are not floating-point.

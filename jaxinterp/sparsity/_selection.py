@@ -31,7 +31,13 @@ class Selection:
 
 
 def select_units(
-    activations: Array, weights: Array, *, num_kept: int, targets: Array | None = None, reweight: bool = True
+    activations: Array,
+    weights: Array,
+    *,
+    num_kept: int,
+    targets: Array | None = None,
+    reweight: bool = True,
+    ridge: float = 0.0,
 ) -> Selection:
     r"""Chooses the units from which the next layer's inputs can best be reconstructed, greedily.
 
@@ -52,6 +58,7 @@ def select_units(
       targets: T [n, m]; give those of the unpruned network where A is from one whose earlier layers are pruned (the
         asymmetric variant, the best in the paper).
       reweight: whether the weights are solved for, or taken from W.
+      ridge: see `reweighted`; the choice is made without it.
 
     Raises:
       TypeError: if the arrays are not floating-point.
@@ -64,6 +71,7 @@ def select_units(
     >>> sorted(chosen.kept.tolist()), round(float(chosen.explained), 4)
     ([0, 2], 1.0)
     """
+    checks.non_negative("ridge", ridge)
     blocks, maps = _blocks("select_units", activations, weights)
     if not checks.positive_integer("num_kept", num_kept) <= blocks.shape[1]:
         raise ValueError(f"`num_kept` must be at most the number of units, {blocks.shape[1]}; got {num_kept}.")
@@ -73,14 +81,20 @@ def select_units(
         chosen = maps[kept]
         left = target - jnp.einsum("nkb,kbm->nm", blocks[:, kept], chosen, precision="highest")
     else:
-        chosen, left = _solved(blocks[:, kept], target)
+        chosen, left = _solved(blocks[:, kept], maps[kept], target, ridge)
     size = jnp.maximum(jnp.sum(target**2), jnp.finfo(target.dtype).tiny)
     return Selection(kept, gains, chosen.reshape(num_kept, *weights.shape[1:]), 1 - jnp.sum(left**2) / size)
 
 
-def reweighted(activations: Array, weights: Array, kept: Array, *, targets: Array | None = None) -> Array:
+def reweighted(
+    activations: Array, weights: Array, kept: Array, *, targets: Array | None = None, ridge: float = 0.0
+) -> Array:
     r"""Returns the weights that make the most of some units: the least-squares solution of :math:`A_S\tilde W = AW`.
 
+    :math:`\tilde W = W_S + \arg\min_\Delta \|AW - A_S(W_S + \Delta)\|^2 + \lambda\|\Delta\|^2`, with the smallest
+    Δ where several do. λ is `ridge` times the mean squared norm of the columns of :math:`A_S`: with about as many
+    examples as columns the solution without it fits the noise of the examples, and 0.1 serves others better
+    (LeNet, 100 of 500 units, 128 digits: 93.7 % right instead of 84.5).
     For units chosen in any way; see `select_units`.
 
     Args:
@@ -88,13 +102,16 @@ def reweighted(activations: Array, weights: Array, kept: Array, *, targets: Arra
       weights: W, [d, m] or [d, b, m].
       kept: the units, integers.
       targets: in place of AW.
+      ridge: at least 0.
 
     >>> a = jnp.array([[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]])
     >>> reweighted(a, jnp.ones((2, 1)), jnp.array([1])).tolist()
     [[1.5]]
     """
+    checks.non_negative("ridge", ridge)
     blocks, maps = _blocks("reweighted", activations, weights)
-    solution, _ = _solved(blocks[:, jnp.asarray(kept)], _target(blocks, maps, targets))
+    units = jnp.asarray(kept)
+    solution, _ = _solved(blocks[:, units], maps[units], _target(blocks, maps, targets), ridge)
     return solution.reshape(len(kept), *weights.shape[1:])
 
 
@@ -215,9 +232,15 @@ def _greedy(blocks: Array, target: Array, num_kept: int) -> tuple[Array, Array]:
     return found
 
 
-def _solved(blocks: Array, target: Array) -> tuple[Array, Array]:
-    """The least-squares weights [k, b, m], and what they leave of the target."""
-    columns = blocks.reshape(blocks.shape[0], -1)
-    solution = jnp.linalg.lstsq(columns, target)[0]
-    left = target - jnp.dot(columns, solution, precision="highest")
-    return solution.reshape(*blocks.shape[1:], target.shape[1]), left
+def _solved(blocks: Array, maps: Array, target: Array, ridge: float) -> tuple[Array, Array]:
+    """The least-squares weights [k, b, m], the nearest to `maps` of several ones, and what they leave of the target."""
+    columns, old = blocks.reshape(blocks.shape[0], -1), maps.reshape(-1, maps.shape[-1])
+    missing = target - jnp.dot(columns, old, precision="highest")
+    rows, wanted = columns, missing
+    if ridge:
+        weight = jnp.sqrt(ridge * jnp.mean(jnp.sum(columns**2, 0)))
+        rows = jnp.concatenate([columns, weight * jnp.eye(columns.shape[1], dtype=columns.dtype)])
+        wanted = jnp.concatenate([missing, jnp.zeros_like(old)])
+    change = jnp.linalg.lstsq(rows, wanted)[0]
+    left = missing - jnp.dot(columns, change, precision="highest")
+    return (old + change).reshape(*blocks.shape[1:], target.shape[1]), left

@@ -116,29 +116,32 @@ def accuracy(w, b, a, c, x, y):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_digits():
     """Of 100 units 50 and 80 are removed: better than without surgery, by magnitude, and at random."""
-    scores = {name: [] for name in ("merged", "no surgery", "magnitude", "random", "dense", "own cut-off")}
+    scores = {name: [] for name in ("merged", "no surgery", "magnitude", "random", "dense", "relative", "euclidean")}
     removed = []
     for seed in range(3):
         (w, a, b, c), x, y = trained(seed)
         given = (jnp.asarray(w, DTYPE), jnp.asarray(b, DTYPE), jnp.asarray(a, DTYPE))
         sizes = np.linalg.norm(w, axis=0) * np.linalg.norm(a, axis=1)
         for count in (50, 80):
-            merged = sparsity.merge_units(*given, num_removed=count)
+            merged = sparsity.merge_units(*given, num_removed=count, distance="relative")
             kept = merged.kept
             others = {"no surgery": kept, "magnitude": np.argsort(sizes)[count:], "random": np.arange(100)[count:]}
             scores["merged"].append(accuracy(merged.incoming, merged.bias, merged.outgoing, c, x, y))
             for name, units in others.items():
                 scores[name].append(accuracy(w[:, units], b[units], a[units], c, x, y))
         scores["dense"].append(accuracy(w, b, a, c, x, y))
-        chosen = sparsity.merge_units(*given)
-        removed.append(len(chosen.removed))
-        scores["own cut-off"].append(accuracy(chosen.incoming, chosen.bias, chosen.outgoing, c, x, y))
+        for name in ("relative", "euclidean"):
+            chosen = sparsity.merge_units(*given, distance=name)
+            removed.append(len(chosen.removed))
+            scores[name].append(accuracy(chosen.incoming, chosen.bias, chosen.outgoing, c, x, y))
     mean = {name: np.mean(np.reshape(v, (3, -1)), 0) for name, v in scores.items()}
     assert mean["merged"][0] >= mean["no surgery"][0] + 0.005
     assert mean["merged"][1] > max(mean["magnitude"][1], mean["random"][1] + 0.1)
     assert mean["merged"][0] > mean["dense"][0] - 0.03
-    assert mean["own cut-off"][0] > mean["dense"][0] - 0.0125  # 0.009 on average for 38 units
-    assert min(removed) > 20
+    assert mean["relative"][0] > mean["dense"][0] - 0.0125  # 0.009 on average for 38 units
+    assert mean["euclidean"][0] > mean["dense"][0] - 0.005
+    assert min(removed[::2]) > 20
+    assert min(removed[1::2]) > 5
 
 
 @pytest.mark.parametrize(
