@@ -3,8 +3,8 @@
 Test accuracy, without training on, with 10, 20 and 30 % of the channels of all hidden layers, from 64 to 512 examples
 without labels: on digits (64-100-10, embedded data) and, where the data are, on MNIST (LeNet) and on CIFAR-10 (the
 inner channels of a trained ResNet-20, which needs half of them or more). Compared are the greedy choice, magnitude (sum
-of |w|) and chance, each with new weights (ridge 0.1), and the first two without. Then merging of neurons without data, as far as
-its own cut-off goes.
+of |w|) and chance, each with new weights (ridge 0.1), and the first two without. Then merging of neurons without data,
+as far as its own cut-off goes.
 
     python benchmarks/structured.py [--only digits mnist cifar10] [--seeds 3] [--results structured.json]
 """
