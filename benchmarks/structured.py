@@ -9,18 +9,14 @@ as far as its own cut-off goes.
     python benchmarks/structured.py [--only digits mnist cifar10] [--seeds 3] [--results structured.json]
 """
 
-import argparse
 import dataclasses
-import json
-import os
-import pathlib
-import sys
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pruning import DATA, PROBLEMS
-from timing import heading
+from pruning import PROBLEMS, SEEDS
+from trials import tabulate
 
 from jaxinterp import data, models, sparsity, training
 
@@ -98,23 +94,24 @@ def merged(network, name):
     return {"accuracy": network.accuracy((smaller, state)), "removed": len(found.removed) / params[first]["bias"].size}
 
 
-def runs(network, name, seed):
-    yield "dense", lambda: network.accuracy(network.arguments)
+def runs(name, seed):
+    """All that is measured with one trained network."""
+    network = functools.cache(functools.partial(trained, name, seed))
+    found = {"dense": lambda: network().accuracy(network().arguments)}
+
+    def accuracy(kept, samples, options):
+        return pruned(network(), seed, kept, samples, **options)
+
     for kept in KEPT[name]:
         for samples in SAMPLES:
             for method, options in METHODS.items():
-                yield (
-                    f"{kept} {samples} {method}",
-                    lambda k=kept, n=samples, o=options: pruned(network, seed, k, n, **o),
-                )
-        if name != "digits":
-            for order in ORDERS:
-                yield (
-                    f"{kept} 512 greedy, {order}",
-                    lambda k=kept, o=order: pruned(network, seed, k, 512, order=o, ridge=RIDGE),
-                )
+                found[f"{kept} {samples} {method}"] = functools.partial(accuracy, kept, samples, options)
+        for order in ORDERS if name != "digits" else ():
+            options = {"order": order, "ridge": RIDGE}
+            found[f"{kept} 512 greedy, {order}"] = functools.partial(accuracy, kept, 512, options)
     if name != "cifar10":
-        yield "merged", lambda: merged(network, name)
+        found["merged"] = lambda: merged(network(), name)
+    return found.items()
 
 
 def table(results, name):
@@ -145,34 +142,5 @@ def table(results, name):
     return holds
 
 
-def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--only", nargs="+", choices=tuple(PROBLEMS), default=tuple(PROBLEMS))
-    arguments.add_argument("--seeds", type=int, default=3)
-    arguments.add_argument("--results", type=pathlib.Path, default=pathlib.Path("structured.json"))
-    options = arguments.parse_args()
-    heading(__doc__.splitlines()[0])
-    results = json.loads(options.results.read_text()) if options.results.exists() else {}
-    holds = True
-    for name in options.only:
-        if name != "digits" and not DATA.is_dir():
-            print(f"{name}: left out, {DATA} is absent")
-            continue
-        for seed in range(options.seeds if name != "cifar10" else 1):
-            if f"{name}/{seed}/done" in results:
-                continue
-            for run, measure in runs(trained(name, seed), name, seed):
-                key = f"{name}/{seed}/{run}"
-                if key not in results:
-                    results[key] = measure()
-                    options.results.with_suffix(".part").write_text(json.dumps(results, indent=1))
-                    os.replace(options.results.with_suffix(".part"), options.results)
-                    print(f"{key}: {results[key]}", file=sys.stderr)
-            results[f"{name}/{seed}/done"] = 1.0
-        holds &= table(results, name)
-    if not holds:
-        sys.exit("the claim does not hold")
-
-
 if __name__ == "__main__":
-    main()
+    tabulate(__doc__.splitlines()[0], SEEDS, runs, table)
