@@ -113,7 +113,6 @@ def trained(problem, seed, *, optimizer=None, penalty=None):
     """Test accuracy and sparsity of one network."""
     dataset, model = problem.dataset(seed), problem.network(seed)
     evaluated, training_function = models.as_function(model), models.as_training_function(model)
-    pruned = optimizer is not None
     optimizer = optimizer or training.adamw(problem.learning_rate, num_steps=problem.num_steps)
     gates, rules = (), ()
     if penalty is not None:
@@ -125,9 +124,7 @@ def trained(problem, seed, *, optimizer=None, penalty=None):
     batches = data.batches(dataset.train, jax.random.key(100 + seed), problem.batch_size)
     state = training.fit(training.make_step(objective, pair), state, batches, problem.num_steps)
     params = training.final_params(state.params, state.gates)
-    masks = training.final_masks(state.gates)
-    if pruned:
-        masks = (state.opt_state[0].masks,)
+    masks = (*training.final_masks(state.gates), *sparsity.optimizer_masks(state.opt_state))
     scores = training.make_evaluation(evaluated.apply)(params, state.state, dataset.test.x, dataset.test.y)
     return {"accuracy": scores["accuracy"], "sparsity": sparsity.count(params, *masks).sparsity}
 

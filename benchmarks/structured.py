@@ -74,10 +74,10 @@ def scores(kind, network, seed):
 
 def pruned(network, seed, kept, samples, **options):
     """Test accuracy of the smaller network."""
-    if "scores" in options:
-        options["scores"] = scores(options["scores"], network, seed)
-    x = network.dataset.train.x[:samples]
-    found = sparsity.select_channels(network.apply, (0, 1), kept=kept, **options)(*network.arguments, x)
+    kind, x = options.pop("scores", None), network.dataset.train.x[:samples]
+    found = sparsity.select_channels(network.apply, (0, 1), kept=kept, **options)(
+        *network.arguments, x, scores=scores(kind, network, seed) if kind else None
+    )
     return network.accuracy(found.arguments)
 
 

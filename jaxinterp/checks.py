@@ -211,6 +211,18 @@ def argnums(method: str, value: Any, num_args: int) -> tuple[int, ...]:
     return positions
 
 
+def examples(method: str, arrays: PyTree) -> int:
+    """How many examples lie along the first axes; `ValueError` if these differ, or there are none."""
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(arrays)]
+    lengths = {shape[:1] for shape in shapes}
+    if len(lengths) != 1 or lengths <= {(), (0,)}:
+        raise ValueError(
+            f"`{method}` needs examples along the first axis of all arguments but those with parameters, equally many "
+            f"and at least one; got shapes {shapes}."
+        )
+    return lengths.pop()[0]
+
+
 def same_structure(method: str, name: str, tree: PyTree, like: PyTree) -> PyTree:
     """Returns `tree` if it has the tree structure and the shapes of `like`; `ValueError` otherwise."""
     wanted: Any = jax.tree.structure(like)

@@ -23,7 +23,7 @@ def compression(
     Returns:
       Arrays [budgets, levels]: the accuracy, and what is not zero of the parameters and multiplications of an example.
     """
-    evaluate = training.make_evaluation(network.apply)
+    measure, evaluate = sparsity.cost(network.apply), training.make_evaluation(network.apply)
     gates = sparsity.attach(network.params)
     scores = jax.tree.map(lambda g, p: None if g is None else jnp.abs(p), gates, network.params, is_leaf=_is_none)
     found: dict[str, list] = {"accuracy": [], "kept": [], "multiply_adds": []}
@@ -34,7 +34,7 @@ def compression(
             left = jax.tree.map(
                 lambda m, p: None if m is None else m * (p != 0), mask, network.params, is_leaf=_is_none
             )
-            cost = sparsity.cost(network.apply, masks=[left])(network.params, network.state, examples.x[0])
+            cost = measure(network.params, network.state, examples.x[0], masks=[left])
             found["accuracy"].append(evaluate(pruned, network.state, examples.x, examples.labels)["accuracy"])
             found["kept"].append(cost.kept)
             found["multiply_adds"].append(cost.multiply_adds_kept)

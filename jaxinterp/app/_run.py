@@ -93,9 +93,10 @@ class Run:
         except ValueError as error:
             raise _codec.ConfigError(f"gates: {error}") from error
         try:
-            return training.initial_state(self.optimizers, self.key("training"), function.params, function.state, gates)
-        except ValueError as error:  # what is to be pruned is found out here
+            jax.eval_shape(self.optimizers.params.init, function.params)  # what is pruned is looked for here
+        except ValueError as error:
             raise _codec.ConfigError(f"pruning: {error}") from error
+        return training.initial_state(self.optimizers, self.key("training"), function.params, function.state, gates)
 
     def inputs(self, stage: str) -> str:
         """The fingerprint of what a stage depends on: the data, its part of the experiment, and the stages before."""

@@ -80,7 +80,7 @@ def _sparsity(run: Run, state: training.TrainState) -> dict[str, Any]:
     """How many parameters thresholded gates and pruning leave, in all and per parameter; multiplications an example."""
     masks, example = _masks(state), jnp.zeros(run.dataset.shape)
     counts, total = sparsity.count_by_parameter(state.params, *masks), sparsity.count(state.params, *masks)
-    costs = sparsity.cost_by_parameter(run.network[0].apply, masks=masks)(state.params, state.state, example)
+    costs = sparsity.cost_by_parameter(run.network[0].apply)(state.params, state.state, example, masks=masks)
     return {
         "removed_fraction": total.sparsity,
         "kept": total.kept,

@@ -8,24 +8,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp.interpreters._channels import PASSING
+from jaxinterp.interpreters._channels import ELEMENTWISE, PASSING
 from jaxinterp.interpreters._graph import CALLS, CUSTOM, RESHAPING, Graph, Node, graph
 from jaxinterp.typing import Array, PyTree
+
+MOVING = (*RESHAPING, *PASSING, "slice", "dynamic_slice", "split", "rev")
+LOOPS = ("scan", "while", "cond")
 
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """A product of an intermediate with a parameter.
+    """A product of an intermediate with a parameter, or with what is made of one alone.
 
     Attributes:
       leaf: the number of the parameter among the leaves of the tree.
-      uses: multiplications by each of its entries.
+      primitive: the name of the equation's primitive.
+      multiplications: by its entries, in all; `None` for a loop or a branch, which is not looked into.
       axes: its axes in the order (inputs, *window, outputs), or `None` if it is no plain dense or convolution kernel:
-        reshaped before, of several axes of inputs or outputs, or of a grouped convolution.
+        changed before, of several axes of inputs or outputs, or of a grouped convolution.
     """
 
     leaf: int
-    uses: int
+    primitive: str
+    multiplications: int | None
     axes: tuple[int, ...] | None
 
     def matrix(self, kernel: Array) -> Array:
@@ -42,8 +47,13 @@ class Product:
 def products(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> list[Product]:
     """The products of `f(tree, *rest)` one of whose factors is a leaf of `tree`, in the order of execution.
 
-    >>> products(lambda p, x: jnp.tanh(x @ p[0]) @ p[1], [jnp.ones((3, 2)), jnp.ones((2, 1))], jnp.ones((5, 3)))
-    [Product(leaf=0, uses=5, axes=(0, 1)), Product(leaf=1, uses=5, axes=(0, 1))]
+    A leaf that is reshaped, cut into pieces, or changed entry by entry (a mask, a norm) before counts as itself.
+
+    >>> f = lambda p, x: jnp.tanh(x @ p[0]) @ p[1]
+    >>> for product in products(f, [jnp.ones((3, 2)), jnp.ones((2, 1))], jnp.ones((5, 3))):
+    ...     print(product)
+    Product(leaf=0, primitive='dot_general', multiplications=30, axes=(0, 1))
+    Product(leaf=1, primitive='dot_general', multiplications=10, axes=(0, 1))
     """
     return [found.product for found in _found(_program(f, tree, *rest)[0], len(jax.tree.leaves(tree)))]
 
@@ -92,17 +102,26 @@ def _found(program: Graph, num_parameters: int) -> list[_Found]:
     plain, found = set(leaf_of), []
     for node in program.nodes:
         known = [v for v in node.inputs if v in leaf_of]
-        if known and node.name in (*RESHAPING, *PASSING):
-            leaf_of[node.outputs[0]] = leaf_of[known[0]]
+        if known and (node.name in MOVING or _is_matrix_again(program, node, known[0], leaf_of[known[0]])):
+            leaf_of.update(dict.fromkeys(node.outputs, leaf_of[known[0]]))
             if known[0] in plain and node.name in PASSING:
                 plain.add(node.outputs[0])
         elif len(known) == 1 and node.name in ("dot_general", "conv_general_dilated"):
             side, shape = node.inputs.index(known[0]), program.avals[known[0]].shape
             multiplications = program.avals[node.outputs[0]].size * _length(node, side, shape)
             axes = _axes(node, side, len(shape)) if known[0] in plain else None
-            uses = multiplications // max(1, math.prod(shape))
-            found.append(_Found(Product(leaf_of[known[0]], uses, axes), node, side))
+            found.append(_Found(Product(leaf_of[known[0]], node.name, multiplications, axes), node, side))
+        elif node.name in LOOPS:
+            for v in known:
+                if len(program.avals[v].shape) > 1:
+                    found.append(_Found(Product(leaf_of[v], node.name, None, None), node, 0))
     return found
+
+
+def _is_matrix_again(program: Graph, node: Node, v: int, leaf: int) -> bool:
+    """Whether a matrix comes out in its own shape: multiplied by a mask, divided by a norm."""
+    is_matrix = len(program.avals[program.inputs[leaf]].shape) > 1
+    return node.name in ELEMENTWISE and is_matrix and program.avals[node.outputs[0]].shape == program.avals[v].shape
 
 
 def _length(node: Node, side: int, shape: tuple[int, ...]) -> int:

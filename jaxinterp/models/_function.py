@@ -179,7 +179,13 @@ def _split(model: nnx.Module, variables: Any, call: Mapping[str, Any], *, traini
 def place(model: nnx.Module, params: PyTree, state: PyTree) -> nnx.Module:
     """A module like `model` with other arrays, given under string keys."""
     graph, own_params, random, own_state = _take_apart(model)
-    given = [_placed(tuple(flatten_dict(own)), new) for own, new in ((own_params, params), (own_state, state))]
+    given = []
+    for own, new in ((own_params, params), (own_state, state)):
+        paths = tuple(flatten_dict(own))
+        unknown = sorted(set(flatten_dict(new)) - {tuple(map(str, path)) for path in paths})
+        if unknown:
+            raise ValueError(f"The network has no place for {', '.join('/'.join(path) for path in unknown)}.")
+        given.append(_placed(paths, new))
     return nnx.merge(graph, given[0], random, given[1])
 
 

@@ -20,7 +20,7 @@ def with_arrays(model: nnx.Module, params: PyTree, state: PyTree) -> nnx.Module:
 
     Raises:
       TypeError: if the model is no NNX module.
-      ValueError: if an array is missing.
+      ValueError: if an array is missing, or has no place.
 
     >>> from jaxinterp import models
     >>> net = models.MLP((4,), widths=(8,), num_classes=3, rngs=nnx.Rngs(0))
@@ -43,7 +43,9 @@ def with_arrays(model: nnx.Module, params: PyTree, state: PyTree) -> nnx.Module:
                 node.kernel_shape[-2] * node.feature_group_count,
                 node.kernel_shape[-1],
             )
-        elif isinstance(node, nnx.BatchNorm | nnx.LayerNorm):
-            sizes = [array[...].shape[-1] for array in (node.scale, node.bias) if array is not None]
+        elif isinstance(node, nnx.BatchNorm):
+            node.num_features = node.mean[...].size
+        elif isinstance(node, nnx.LayerNorm):
+            sizes = [array[...].size for array in (node.scale, node.bias) if array is not None]
             node.num_features = sizes[0] if sizes else node.num_features
     return copy

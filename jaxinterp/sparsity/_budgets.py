@@ -142,7 +142,8 @@ def _ordered(scores: Array) -> Array:
     bits = 8 * wide.dtype.itemsize
     unsigned = jnp.uint64 if bits == 64 else jnp.uint32
     sign = jnp.asarray(1 << (bits - 1), unsigned)
-    pattern = jax.lax.bitcast_convert_type(jnp.where(jnp.isnan(wide), jnp.inf, wide + 0.0), unsigned)  # no -0
+    plain = jnp.where(wide == 0, 0.0, jnp.where(jnp.isnan(wide), jnp.inf, wide))  # one zero, and no NaN
+    pattern = jax.lax.bitcast_convert_type(plain, unsigned)
     return jnp.where(pattern >= sign, ~pattern, pattern | sign)
 
 

@@ -17,8 +17,6 @@ from jaxinterp.typing import Array, PyTree
 
 Order = Literal["asymmetric", "sequential", "independent"]
 
-GOLDEN = 0.6180339887498949
-
 
 @dataclasses.dataclass(frozen=True)
 class ChannelSelection:
@@ -29,7 +27,7 @@ class ChannelSelection:
       kept: which of them remain, bool.
       arguments: the arguments with the new weights, in the old shapes: what reads a removed channel is zero.
       explained: for each kernel that reads pruned channels, by its path, the part of the squared norm of its outputs on
-        the calibration examples that is still there.
+        the calibration examples that is still there (the least, if it reads channels of several kernels).
     """
 
     coupling: Coupling
@@ -48,7 +46,6 @@ def select_channels(
     *,
     kept: float | Mapping[str, float],
     order: Order = "asymmetric",
-    scores: PyTree = None,
     reweight: bool = True,
     ridge: float = 0.0,
     num_positions: int = 32,
@@ -74,20 +71,21 @@ def select_channels(
       kept: the fraction of the channels of each kernel that remains, at least one; or fractions by the path of the
         kernel that reads them (the others are left alone), such as from `equal_accuracy_budgets`.
       order: "asymmetric" (the best in the paper), "sequential" or "independent".
-      scores: of the parameters, such as magnitudes or `mean_relevance`, in the structure of the chosen arguments, with
-        `None` where there are none: of each kernel's channels those with the highest sums over what writes them (see
-        `Coupling.scores`) are kept. By default the choice is the greedy one of `select_units`.
       reweight: whether the weights are solved for; without, they are those of W.
       ridge: keeps the new weights near those of W, see `reweighted`.
       num_positions: of each example so many windows of a convolution are taken, spread evenly; all if there are fewer.
       batch_size: examples computed together.
 
     Returns:
-      A function of f's arguments, to be called outside of `jax.jit`; it returns a `ChannelSelection`.
+      A function of f's arguments, to be called outside of `jax.jit`; it returns a `ChannelSelection`. By name it takes
+      `scores` of the parameters, such as magnitudes or `mean_relevance`, in the structure of the chosen arguments, with
+      `None` where there are none: of each kernel's channels those with the highest sums over what writes them (see
+      `Coupling.scores`) are kept. Without scores the choice is the greedy one of `select_units`.
 
     Raises:
       TypeError: if f is not callable or its parameters are not floating-point.
-      ValueError: if a fraction is not in (0, 1], a path reads no channel that can be removed, or there is none at all.
+      ValueError: if a fraction is not in (0, 1], a path reads no channel that can be removed, or there is none at all;
+        if scores or what a kernel reads is not finite.
 
     Source: El Halabi, Srinivas & Lacoste-Julien (2022).
 
@@ -98,16 +96,19 @@ def select_channels(
     (np.int64(2), (2, 2), 1.0)
     """
     checks.one_of("order", order, ("asymmetric", "sequential", "independent"))
+    checks.functions("select_channels", f=f)
     checks.positive_integer("num_positions", num_positions)
+    checks.positive_integer("batch_size", batch_size)
+    checks.non_negative("ridge", ridge)
     for fraction in kept.values() if isinstance(kept, Mapping) else (kept,):
         if not 0 < checks.number("kept", fraction) <= 1:
             raise ValueError(f"`kept` must be a fraction above 0, at most 1; got {fraction}.")
 
-    def found(*args: PyTree) -> ChannelSelection:
+    def found(*args: PyTree, scores: PyTree = None) -> ChannelSelection:
         places = checks.argnums("select_channels", argnums if isinstance(argnums, tuple) else (argnums,), len(args))
         given = tuple(args[i] for i in places)
         others = tuple(jax.tree.map(jnp.asarray, arg) for i, arg in enumerate(args) if i not in places)
-        _check_examples(others)
+        checks.examples("select_channels", others)
 
         def ordered(chosen: tuple, *example: PyTree) -> PyTree:
             inside, outside = dict(zip(places, chosen, strict=True)), iter(example)
@@ -121,15 +122,17 @@ def select_channels(
             for layer in _layers(coupling, products(ordered, given, *first))
             if _can_shrink(ordered, coupling, layer, given, first)
         ]
-        wanted = _wanted(coupling, layers, kept)
-        ranks = None if scores is None else coupling.scores(scores)
+        fractions = _fractions([coupling.paths[layer.product.leaf] for layer in layers], kept)
+        ranks = None if scores is None else _finite("scores", coupling.scores(scores))
         take = _Activations(ordered, num_positions, batch_size)
         before, structure = jax.tree.flatten(given)
-        leaves, is_kept, explained = list(before), np.ones(len(coupling), bool), {}
+        leaves, is_kept = list(before), np.ones(len(coupling), bool)
+        explained: dict[str, float] = {}
         for layer in layers:
             name, leaf = coupling.paths[layer.product.leaf], layer.product.leaf
-            if name not in wanted:
+            if name not in fractions:
                 continue
+            number = max(1, round(fractions[name] * len(layer.channels)))
             original = layer.blocks(take(leaf, jax.tree.unflatten(structure, before), others))
             current = original
             if order != "independent":
@@ -137,25 +140,16 @@ def select_channels(
             matrix = layer.matrix(before[leaf])
             source = original if order == "asymmetric" else current
             targets = jnp.einsum("ndb,dbm->nm", source, matrix.astype(source.dtype), precision="highest")
-            best = None if ranks is None else np.argsort(-ranks[layer.channels], kind="stable")[: wanted[name]]
-            units, weights, explained[name] = _pruned(
-                current, matrix, targets, wanted[name], best, reweight=reweight, ridge=ridge
-            )
-            leaves[leaf] = layer.written_back(before[leaf], units, weights)
+            best = None if ranks is None else np.argsort(-ranks[layer.channels], kind="stable")[:number]
+            _finite(f"examples at `{name}`", np.asarray(jnp.sum(targets) + jnp.sum(current)))
+            units, weights, part = _pruned(current, matrix, targets, number, best, reweight=reweight, ridge=ridge)
+            explained[name] = min(part, explained.get(name, 1.0))
+            leaves[leaf] = layer.written_back(leaves[leaf], units, weights)
             is_kept[np.delete(layer.channels, units)] = False
         arguments = jax.tree.unflatten(structure, leaves)
         return ChannelSelection(coupling, is_kept, arguments if isinstance(argnums, tuple) else arguments[0], explained)
 
     return found
-
-
-def _check_examples(others: tuple) -> None:
-    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(others)}
-    if len(sizes) != 1 or () in sizes or (0,) in sizes:
-        raise ValueError(
-            "`select_channels` needs examples along the first axis of all arguments that are not in `argnums`, as many "
-            f"of each; got first axes {sorted(sizes)}."
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,21 +212,26 @@ def _can_shrink(f: Callable[..., PyTree], coupling: Coupling, layer: _Layer, giv
     return True
 
 
-def _wanted(coupling: Coupling, layers: list[_Layer], kept: float | Mapping[str, float]) -> dict[str, int]:
-    """How many channels remain, by the path of the kernel that reads them."""
-    sizes = {coupling.paths[layer.product.leaf]: len(layer.channels) for layer in layers}
-    if not sizes:
+def _fractions(readers: list[str], kept: float | Mapping[str, float]) -> Mapping[str, float]:
+    """The fraction of the channels that remains, by the path of the kernel that reads them."""
+    if not readers:
         raise ValueError(
             "`select_channels` found no kernel that alone reads the channels of another: there is nothing to choose."
         )
-    fractions = kept if isinstance(kept, Mapping) else dict.fromkeys(sizes, kept)
-    unknown = sorted(set(fractions) - set(sizes))
+    fractions = kept if isinstance(kept, Mapping) else dict.fromkeys(readers, kept)
+    unknown = sorted(set(fractions) - set(readers))
     if unknown:
         raise ValueError(
             f"`kept` names {', '.join(map(repr, unknown))}, which read no channels that can be removed; those that do "
-            f"are {', '.join(map(repr, sizes))}."
+            f"are {', '.join(map(repr, dict.fromkeys(readers)))}."
         )
-    return {name: max(1, round(fraction * sizes[name])) for name, fraction in fractions.items()}
+    return fractions
+
+
+def _finite(name: str, values: np.ndarray) -> np.ndarray:
+    if not np.all(np.isfinite(values)):
+        raise ValueError(f"The {name} of `select_channels` must be finite.")
+    return values
 
 
 class _Activations:
@@ -247,8 +246,8 @@ class _Activations:
         number = jax.eval_shape(kernel_inputs(self.f, leaf), arguments, *first).shape[0]
         count = len(jax.tree.leaves(examples)[0])
         taken = min(number, self.num_positions)
-        spread = np.arange(count * taken).reshape(count, taken) * GOLDEN % 1  # even, and other ones for each example
-        positions = np.tile(np.arange(number), (count, 1)) if taken == number else (spread * number).astype(np.int32)
+        shift = np.arange(count)[:, None] * 0.618 % 1  # other ones of each example
+        positions = ((np.arange(taken) + shift * (taken < number)) * number / taken).astype(np.int32)
         rows = self.compiled(leaf)(arguments, jnp.asarray(positions, jnp.int32), *examples)
         return rows.reshape(-1, *rows.shape[2:])
 
@@ -283,4 +282,5 @@ def _pruned(
         reweighted(activations, matrix, jnp.asarray(units), targets=targets, ridge=ridge) if reweight else matrix[units]
     )
     left = targets - jnp.einsum("ndb,dbm->nm", activations[:, units], weights, precision="highest")
-    return units, weights, float(1 - jnp.sum(left**2) / jnp.sum(targets**2))
+    size = jnp.maximum(jnp.sum(targets**2), jnp.finfo(targets.dtype).tiny)
+    return units, weights, float(1 - jnp.sum(left**2) / size)

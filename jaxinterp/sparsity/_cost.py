@@ -27,10 +27,8 @@ class Cost:
     multiply_adds_kept: int
 
 
-def cost_by_parameter(
-    f: Callable[..., PyTree], argnums: int = 0, *, masks: Sequence[PyTree] = ()
-) -> Callable[..., dict[str, Cost]]:
-    r"""Returns `(*args)` -> what each parameter of a function costs in one call, by its path.
+def cost_by_parameter(f: Callable[..., PyTree], argnums: int = 0) -> Callable[..., dict[str, Cost]]:
+    r"""Returns `(*args, masks=())` -> what each parameter of a function costs in one call, by its path.
 
     A kernel with n entries of which each sum of its product reads r has :math:`m = sr` multiplications for s sums, and
     each of its entries the same number :math:`m/n`; masked entries are counted as saved. Products of a parameter and
@@ -38,13 +36,17 @@ def cost_by_parameter(
     intermediates (attention) do not, nor does it count less at padded edges.
 
     Args:
-      f: any function; of one example, for the cost of an example. Loops (`lax.scan`) are not looked into.
+      f: any function; of one example, for the cost of an example.
       argnums: the argument that holds the parameters.
-      masks: of the parameters, taken together.
+
+    Returns:
+      A function of f's arguments, and by name of masks of the parameters, taken together.
 
     Raises:
       TypeError: if f is not callable, or a parameter not floating-point.
-      ValueError: if a mask does not have the structure of the parameters.
+      ValueError: if a mask does not have as many leaves as the parameters.
+      NotImplementedError: if a matrix of parameters enters a loop or a branch, which are not looked into; write loops
+        out with `interpreters.unrolled`.
 
     >>> import jax.numpy as jnp
     >>> params = {"kernel": jnp.ones((3, 3, 1, 4)), "bias": jnp.zeros(4)}
@@ -54,34 +56,39 @@ def cost_by_parameter(
     Cost(parameters=36, kept=36, multiply_adds=1296, multiply_adds_kept=1296)
     """
 
-    def found(*args: PyTree) -> dict[str, Cost]:
+    def found(*args: PyTree, masks: Sequence[PyTree] = ()) -> dict[str, Cost]:
         restricted, params = restrict("cost_by_parameter", f, argnums, args)
-        uses: dict[int, int] = {}
+        totals: dict[int, int] = {}
         for product in products(restricted, params):
-            uses[product.leaf] = uses.get(product.leaf, 0) + product.uses
+            if product.multiplications is None:
+                raise NotImplementedError(
+                    f"`cost` does not look into the `{product.primitive}` that takes parameters of the function; write "
+                    "loops out with `interpreters.unrolled`."
+                )
+            totals[product.leaf] = totals.get(product.leaf, 0) + product.multiplications
         open_ones = count_by_parameter(params, *masks)
         costs = {}
         for leaf, (path, value) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
-            name, each = jax.tree_util.keystr(path, simple=True, separator="/"), uses.get(leaf, 0)
+            name, total = jax.tree_util.keystr(path, simple=True, separator="/"), totals.get(leaf, 0)
             kept = open_ones[name].kept if name in open_ones else value.size
-            costs[name] = Cost(value.size, kept, each * value.size, each * kept)
+            costs[name] = Cost(value.size, kept, total, total * kept // max(1, value.size))
         return costs
 
     return found
 
 
-def cost(f: Callable[..., PyTree], argnums: int = 0, *, masks: Sequence[PyTree] = ()) -> Callable[..., Cost]:
-    """Returns `(*args)` -> what all parameters of a function cost together; see `cost_by_parameter`.
+def cost(f: Callable[..., PyTree], argnums: int = 0) -> Callable[..., Cost]:
+    """Returns `(*args, masks=())` -> what all parameters of a function cost together; see `cost_by_parameter`.
 
     >>> import jax.numpy as jnp
     >>> params = {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)}
     >>> mask = {"kernel": jnp.array([[1.0], [0.0], [0.0]]), "bias": None}
-    >>> cost(lambda p, x: x @ p["kernel"] + p["bias"], masks=[mask])(params, jnp.ones(3))
+    >>> cost(lambda p, x: x @ p["kernel"] + p["bias"])(params, jnp.ones(3), masks=[mask])
     Cost(parameters=16, kept=8, multiply_adds=12, multiply_adds_kept=4)
     """
 
-    def found(*args: PyTree) -> Cost:
-        parts = cost_by_parameter(f, argnums, masks=masks)(*args).values()
+    def found(*args: PyTree, masks: Sequence[PyTree] = ()) -> Cost:
+        parts = cost_by_parameter(f, argnums)(*args, masks=masks).values()
         return Cost(*(sum(getattr(part, field.name) for part in parts) for field in dataclasses.fields(Cost)))
 
     return found

@@ -19,7 +19,7 @@ def merge_features(
     *,
     threshold: float = 0.1,
     axis: int = -2,
-    distance: Between = "merged",
+    compare: Between = "merged",
 ) -> Merging:
     r"""Iterative feature merging: the closest two features of a layer become one, again and again, without data.
 
@@ -45,7 +45,7 @@ def merge_features(
       outgoing: weights of the next layer, whose `axis` is that of the units.
       threshold: β, between 0 and 1.
       axis: of the units in `outgoing`; -2 for dense layers and convolutions.
-      distance: "merged", as in the paper, or "mean".
+      compare: "merged", as in the paper, or "mean".
 
     Returns:
       The layer with the features that are left; `saliencies` are the D of the pairs merged.
@@ -61,13 +61,13 @@ def merge_features(
     >>> len(merged.kept), merged.into.tolist(), merged.outgoing.ravel().tolist()
     (2, [0], [4.0, 0.0])
     """
-    checks.one_of("distance", distance, ("merged", "mean"))
+    checks.one_of("compare", compare, ("merged", "mean"))
     checks.share("threshold", threshold)
     incoming, bias, moved = checked_layer("merge_features", incoming, bias, outgoing, axis)
     units = len(bias)
     sides = (incoming.reshape(-1, units).T, bias[:, None], moved.reshape(units, -1))
     means = [np.asarray(side).astype(np.float64) for side in sides]
-    sizes, steps = _merged(means, threshold, distance == "merged")
+    sizes, steps = _merged(means, threshold, compare == "merged")
     into, removed = (np.array([step[i] for step in steps], int) for i in (0, 1))
     kept = np.setdiff1d(np.arange(units), removed)
     reads, shifts, writes = means[0][kept].T, means[1][kept, 0], (means[2] * sizes[:, None])[kept]

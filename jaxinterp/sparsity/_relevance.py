@@ -56,13 +56,7 @@ def mean_relevance(
     def scores(params: PyTree, *args: PyTree) -> PyTree:
         checks.floating("mean_relevance", params)
         examples = jax.tree.map(jnp.asarray, args)
-        lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(examples)}
-        if len(lengths) != 1 or lengths <= {(), (0,)}:
-            raise ValueError(
-                "`mean_relevance` needs arrays of equally many examples after the parameters, and at least one; got "
-                f"shapes {[leaf.shape for leaf in jax.tree.leaves(examples)]}."
-            )
-        ((count,),) = lengths
+        count = checks.examples("mean_relevance", examples)
 
         def one(example: tuple) -> PyTree:
             found = checks.same_structure("mean_relevance", "relevance", relevance(params, *example), params)

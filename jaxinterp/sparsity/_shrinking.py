@@ -59,13 +59,19 @@ class Coupling:
 
         Parameters without a mask, `None`, count as open.
         """
+        return self.is_read(masks) & self._has_open(masks, "written")
+
+    def is_read(self, masks: PyTree) -> np.ndarray:
+        """Which channels are still read by a weight whose mask is open; without the others the function is the same."""
+        return self._has_open(masks, "read")
+
+    def _has_open(self, masks: PyTree, role: Literal["written", "read"]) -> np.ndarray:
         is_none = lambda leaf: leaf is None  # noqa: E731
         open_masks = [
             jnp.ones(shape) if mask is None else mask != 0
             for mask, shape in zip(jax.tree.leaves(masks, is_leaf=is_none), self.shapes, strict=True)
         ]
-        written, read = (self._sums(open_masks, of) for of in ("written", "read"))
-        return (written > 0) & (read > 0)
+        return self._sums(open_masks, role) > 0
 
     def masks(self, keep: Array | np.ndarray) -> PyTree:
         """Masks of the arguments: 0 for all entries of a channel that is not kept, what reads it and its biases too."""
@@ -169,17 +175,22 @@ def couple(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Call
     return found
 
 
-def collapse(params: PyTree, gates: PyTree, *, coupling: Coupling | None = None) -> PyTree:
+def collapse(params: PyTree, gates: PyTree, *, coupling: Coupling | None = None, cut_unwritten: bool = False) -> PyTree:
     r"""Returns the plain network that gates have left: parameters times thresholded gates, smaller if it can be.
 
-    With a coupling, channels that no open weight reads are cut out, without any change of the function, and those that
-    no open weight writes, with their biases: without change if these are zero or gated along with the weights, and the
-    activation maps 0 to 0.
+    With a coupling, channels that no open weight reads are cut out, without any change of the function. Those that no
+    open weight writes are constants, of their biases, normalisations and activations; they are cut out if it is asked
+    for, without change if they are zero: biases gated along with the weights, and an activation that maps 0 to 0.
 
     Args:
       params: the chosen arguments of the function: parameters, or a tuple of them and of running statistics.
-      gates: in their structure, `None` where there are none (`jax.tree.map(lambda _: None, state)` for statistics).
+      gates: in their structure, `None` where there are none (`jax.tree.map(lambda _: None, state)` for statistics): in
+        [0, 1], or a mask, such as of `HardConcrete` gates.
       coupling: from `couple`, at the same arguments.
+      cut_unwritten: whether channels go that no open weight writes.
+
+    Raises:
+      ValueError: if gates and parameters differ in structure, or a layer would keep no channel.
 
     >>> f = lambda p, x: jax.nn.relu(x @ p["in"]) @ p["out"]
     >>> params = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
@@ -190,4 +201,6 @@ def collapse(params: PyTree, gates: PyTree, *, coupling: Coupling | None = None)
     """
     mask = threshold(gates)
     left = apply(params, mask)
-    return left if coupling is None else coupling.shrink(left, coupling.kept(mask))
+    if coupling is None:
+        return left
+    return coupling.shrink(left, coupling.kept(mask) if cut_unwritten else coupling.is_read(mask))

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxinterp import models
-from jaxinterp.interpreters import intermediates, kernel_inputs, products
+from jaxinterp.interpreters import kernel_inputs, products
 
 pytestmark = pytest.mark.core
 DTYPE = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
@@ -46,7 +46,7 @@ def test_the_rows_times_the_kernel_are_the_convolution(name):
     numbers = jax.lax.conv_dimension_numbers(image, window, dimensions)
     expected = jnp.moveaxis(jnp.transpose(f({"kernel": kernel}, x), numbers.out_spec), 1, -1)
     np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-10 if jnp.float64 == DTYPE else 1e-5)
-    assert product.uses == expected.size // expected.shape[-1]
+    assert product.multiplications == kernel.size * expected.size // expected.shape[-1]
     np.testing.assert_array_equal(product.kernel(product.matrix(kernel), kernel), kernel)
 
 
@@ -63,7 +63,7 @@ def test_the_rows_times_the_kernel_are_the_convolution(name):
 def test_the_rows_times_the_kernel_are_the_product(f, shape, axes):
     params, x = {"w": random(0, *shape)}, random(1, 5, 3)
     (product,) = products(f, params, x)
-    assert (product.uses, product.axes) == (5, axes)
+    assert (product.multiplications, product.axes) == (5 * 12, axes)
     rows = kernel_inputs(f, 0)(params, x)
     found = jnp.einsum("nib,ibo->no", rows, product.matrix(params["w"]), precision="highest")
     expected = f(params, x)
@@ -83,7 +83,7 @@ def test_what_is_no_plain_kernel():
 
     x = random(3, 1, 5, 5, 4)
     found = {product.leaf: product for product in products(f, params, x)}
-    assert {leaf: product.uses for leaf, product in found.items()} == {0: 25, 1: found[1].uses, 2: 1}
+    assert {leaf: p.multiplications for leaf, p in found.items()} == {0: 25 * 36, 1: 24, 2: 18}
     assert all(product.axes is None for product in found.values())
     with pytest.raises(ValueError, match="Leaf 2 is no kernel"):
         kernel_inputs(f, 2)(params, x)
@@ -99,23 +99,14 @@ def test_a_shared_kernel_has_the_rows_of_all_its_uses():
 
 
 @pytest.mark.usefixtures("standard_promotion")
-def test_the_multiplications_are_those_that_xla_counts():
-    """Without padding, for which XLA counts no multiplications; two operations each, and those of the pooling."""
-    net = models.as_function(models.MLP((8,), widths=(16, 12), num_classes=3, rngs=nnx.Rngs(0)))
-    x = jnp.ones(8)
-    f = lambda params, state, x: net.apply(params, state, x)  # noqa: E731
-    sizes = [leaf.size for leaf in jax.tree.leaves(net.params)]
-    found = sum(product.uses * sizes[product.leaf] for product in products(f, net.params, net.state, x))
-    assert found == 8 * 16 + 16 * 12 + 12 * 3
+def test_all_kernels_of_a_network_are_found():
     resnet = models.as_function(models.ResNet((8, 8, 3), widths=(4, 8), blocks_per_stage=1, rngs=nnx.Rngs(0)))
     leaves = jax.tree_util.tree_leaves_with_path(resnet.params)
-    image = jnp.ones((8, 8, 3))
-    kernels = {product.leaf: product for product in products(resnet.apply, resnet.params, resnet.state, image)}
-    names = {leaf: jax.tree_util.keystr(leaves[leaf][0], simple=True, separator="/") for leaf in kernels}
-    assert all(name.endswith("kernel") for name in names.values())
-    assert len(kernels) == 6
-    assert all(product.axes is not None for product in kernels.values())
-    sites = [
-        site for site in intermediates(resnet.apply)(resnet.params, resnet.state, image) if "conv_gen" in str(site)
+    kernels = products(resnet.apply, resnet.params, resnet.state, jnp.ones((8, 8, 3)))
+    names = [jax.tree_util.keystr(leaves[p.leaf][0], simple=True, separator="/") for p in kernels]
+    assert names == [
+        "conv/kernel",
+        *(f"blocks_{i}/conv_{j}/kernel" for i in range(2) for j in range(2)),
+        "head/kernel",
     ]
-    assert len(sites) == 5
+    assert all(product.axes is not None for product in kernels)

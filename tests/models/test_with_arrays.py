@@ -64,5 +64,8 @@ def test_refusals():
     model = models.MLP((4,), widths=(3,), num_classes=2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="needs values for head/kernel"):
         models.with_arrays(model, {"dense_0": models.as_function(model).params["dense_0"], "head": {"bias": 0}}, {})
+    params = models.as_function(model).params
+    with pytest.raises(ValueError, match="has no place for tail/kernel"):
+        models.with_arrays(model, {**params, "tail": {"kernel": jnp.ones(2)}}, {})
     with pytest.raises(TypeError, match="needs a Flax NNX module; got Dense"):
         models.with_arrays(linen.Dense(3), {}, {})

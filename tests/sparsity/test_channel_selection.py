@@ -93,8 +93,8 @@ def test_later_layers_make_up_for_earlier_ones():
     forward = jax.vmap(net.apply, (None, None, 0))
     before = forward(params, state, x)
 
-    def gap(**options):
-        found = sparsity.select_channels(net.apply, (0, 1), kept=0.4, **options)(params, state, x)
+    def gap(scores=None, **options):
+        found = sparsity.select_channels(net.apply, (0, 1), kept=0.4, **options)(params, state, x, scores=scores)
         return float(jnp.mean((forward(*found.arguments, x) - before) ** 2))
 
     anything = jax.tree.map(lambda p: jnp.asarray(np.random.default_rng(p.size).uniform(size=p.shape)), params)
@@ -108,7 +108,7 @@ def test_scores_choose_the_channels():
     """The highest of each layer, by what writes them; the weights are solved for all the same."""
     net, (params, _) = made(models.MLP, widths=(10, 8))
     scores = jax.tree.map(jnp.abs, params)
-    found = sparsity.select_channels(net.apply, kept=0.5, scores=scores)(params, {}, images(200))
+    found = sparsity.select_channels(net.apply, kept=0.5)(params, {}, images(200), scores=scores)
     for layer, width in (("dense_0", 10), ("dense_1", 8)):
         sums = np.asarray(jnp.sum(scores[layer]["kernel"], 0))
         of_layer = [found.coupling.paths[c.written[0][0]].startswith(layer) for c in found.coupling.channels]
@@ -129,6 +129,37 @@ def test_positions_do_not_matter_where_all_are_taken():
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.core
+def test_a_kernel_that_reads_two_branches():
+    """Each branch loses its share, and neither what was done for the other."""
+    rng = np.random.default_rng(3)
+    shapes = {"a": (5, 4), "b": (5, 10), "out": (14, 3)}
+    params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    x = jnp.asarray(rng.normal(size=(60, 5)), jnp.float32)
+
+    def f(p, x):
+        return jnp.concatenate([jax.nn.relu(x @ p["a"]), jnp.tanh(x @ p["b"])], -1) @ p["out"]
+
+    found = sparsity.select_channels(f, kept=0.5)(params, x)
+    small = found.shrunk()
+    assert {name: array.shape for name, array in small.items()} == {"a": (5, 2), "b": (5, 5), "out": (7, 3)}
+    np.testing.assert_allclose(f(small, x), f(found.arguments, x), atol=1e-5)
+    lost = jnp.sum((f(small, x) - f(params, x)) ** 2) / jnp.sum(f(params, x) ** 2)
+    assert float(lost) < 0.5
+
+
+def test_what_is_not_finite():
+    f = lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"]  # noqa: E731
+    params, x = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}, jnp.ones((5, 3))
+    select = sparsity.select_channels(f, kept=0.5)
+    with pytest.raises(ValueError, match="The examples at `out` of `select_channels` must be finite"):
+        select(params, x.at[0, 0].set(jnp.nan))
+    with pytest.raises(ValueError, match="The scores of `select_channels` must be finite"):
+        select(params, x, scores={"in": params["in"].at[0, 0].set(jnp.nan), "out": None})
+    nothing = select({**params, "out": jnp.zeros((4, 2))}, x, scores=params)
+    assert nothing.explained["out"] == 1
+
+
 def test_refusals():
     f = lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"]  # noqa: E731
     params, x = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}, jnp.ones((5, 3))
@@ -141,5 +172,10 @@ def test_refusals():
         sparsity.select_channels(f, kept=0.5)(params, x[:0])
     with pytest.raises(ValueError, match="order"):
         sparsity.select_channels(f, kept=0.5, order="backwards")
+    for name, value in (("ridge", -1.0), ("batch_size", 0), ("num_positions", 0)):
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            sparsity.select_channels(f, kept=0.5, **{name: value})
+    with pytest.raises(TypeError, match="`f` of `select_channels` must be a function"):
+        sparsity.select_channels("net", kept=0.5)
     with pytest.raises(ValueError, match="no channel that can be removed"):
         sparsity.select_channels(lambda p, x: x @ p["in"], kept=0.5)(params, x)

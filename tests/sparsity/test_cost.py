@@ -42,7 +42,7 @@ def test_masks_save_their_share_of_a_kernel():
     gates = sparsity.attach(net.params)
     masks = [jax.tree.map(lambda g: jnp.asarray(rng.integers(0, 2, g.shape), g.dtype), gates) for _ in range(2)]
     whole = sparsity.cost_by_parameter(net.apply)(net.params, net.state, x)
-    found = sparsity.cost_by_parameter(net.apply, masks=masks)(net.params, net.state, x)
+    found = sparsity.cost_by_parameter(net.apply)(net.params, net.state, x, masks=masks)
     counts = sparsity.count_by_parameter(net.params, *masks)
     for name, c in found.items():
         assert (c.parameters, c.multiply_adds) == (whole[name].parameters, whole[name].multiply_adds)
@@ -57,9 +57,31 @@ def test_a_smaller_network_costs_what_its_masks_left():
     coupling = sparsity.couple(net.apply)(net.params, net.state, x)
     keep = np.arange(len(coupling)) % 2 == 0
     small = coupling.shrink(net.params, keep)
-    masked = sparsity.cost(net.apply, masks=[coupling.masks(keep)])(net.params, net.state, x)
+    masked = sparsity.cost(net.apply)(net.params, net.state, x, masks=[coupling.masks(keep)])
     cut = sparsity.cost(net.apply)(small, net.state, x)
     assert (masked.kept, masked.multiply_adds_kept) == (cut.parameters, cut.multiply_adds)
+
+
+@pytest.mark.parametrize(
+    ("f", "multiply_adds"),
+    [
+        (lambda w, x: jnp.broadcast_to(w, (7, 4, 6)) @ x[:6], 7 * 4 * 6),
+        (lambda w, x: sum(part @ x[:6] for part in jnp.split(w, 2)), 24),
+        (lambda w, x: (w * jnp.tril(jnp.ones((4, 6)))) @ x[:6], 24),
+        (lambda w, x: (w / jnp.linalg.norm(w)) @ x[:6], 24),
+        (lambda w, x: w[1] * x[:6] + w.sum(), 0),
+    ],
+)
+def test_kernels_that_something_happens_to_before(f, multiply_adds):
+    assert sparsity.cost(f)(jnp.ones((4, 6)), jnp.ones(9)).multiply_adds == multiply_adds
+
+
+def test_loops_are_refused():
+    def f(w, x):
+        return jax.lax.scan(lambda carry, _: (jnp.tanh(w @ carry), None), x, None, 3)[0]
+
+    with pytest.raises(NotImplementedError, match="does not look into the `scan`"):
+        sparsity.cost(f)(jnp.ones((3, 3)), jnp.ones(3))
 
 
 def test_refusals():
@@ -68,4 +90,4 @@ def test_refusals():
     with pytest.raises(TypeError, match="floating-point"):
         sparsity.cost(lambda p: p)(jnp.ones(3, jnp.int32))
     with pytest.raises(ValueError, match="must have the 1 leaves of the parameters"):
-        sparsity.cost(lambda p, x: x @ p["a"], masks=[{}])({"a": jnp.ones((3, 2))}, jnp.ones(3))
+        sparsity.cost(lambda p, x: x @ p["a"])({"a": jnp.ones((3, 2))}, jnp.ones(3), masks=[{}])

@@ -55,7 +55,7 @@ def test_equal_features_go_without_a_trace(activation):
 def test_the_number_of_distinct_features():
     """Three of each: the distances of the paper set 2w apart from w, those of the means do not."""
     given, which = repeated(3)
-    by_means = sparsity.merge_features(*given, threshold=1e-6, distance="mean")
+    by_means = sparsity.merge_features(*given, threshold=1e-6, compare="mean")
     as_published = sparsity.merge_features(*given, threshold=1e-6)
     assert sorted(which[by_means.kept]) == list(range(8))
     assert len(as_published.kept) == 16
@@ -110,7 +110,7 @@ def test_a_higher_threshold_merges_more_and_never_all_without_need():
     for before, after in zip(given, features(same), strict=True):
         np.testing.assert_array_equal(before, after)
     one = sparsity.merge_features(
-        *(jnp.repeat(array[..., :1], 3, -1) for array in given[:2]), jnp.ones((3, 2)), distance="mean"
+        *(jnp.repeat(array[..., :1], 3, -1) for array in given[:2]), jnp.ones((3, 2)), compare="mean"
     )
     assert (len(one.kept), one.outgoing.tolist()) == (1, [[3.0, 3.0]])
 
@@ -185,7 +185,7 @@ def test_what_is_refused(change, message):
         sparsity.merge_features(*layer(0), threshold=1.0)
     with pytest.raises(TypeError, match="`threshold` must be a number"):
         sparsity.merge_features(*layer(0), threshold="all")
-    with pytest.raises(ValueError, match="`distance` must be one of"):
-        sparsity.merge_features(*layer(0), distance="cosine")
+    with pytest.raises(ValueError, match="`compare` must be one of"):
+        sparsity.merge_features(*layer(0), compare="cosine")
     with pytest.raises(TypeError, match="`merge_features` needs floating-point"):
         sparsity.merge_features(*(array.astype(jnp.int32) for array in layer(0)))

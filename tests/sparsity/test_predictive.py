@@ -33,7 +33,7 @@ def test_against_all_masks():
         p = np.asarray(jax.nn.softmax(logits(sparsity.apply(params, mask), x)), float)
         total, single = total + weight * p, single - weight * np.sum(p * np.log(p))
     entropy = -np.sum(total * np.log(total))
-    found = sparsity.predictive(logits, num_samples=4000, chunk_size=500)(jax.random.key(0), gates, params, x)
+    found = sparsity.predictive(logits, num_samples=4000, chunk_size=500)(jax.random.key(0), params, gates, x)
     assert np.all(np.abs(found.probabilities - total) < 4 * found.stderr)
     assert 0 < np.max(found.stderr) < 0.02
     assert float(found.entropy) == pytest.approx(entropy, abs=0.03)
@@ -46,7 +46,7 @@ def test_open_gates_leave_no_doubt():
     params, gates, x = network()
     opened = jax.tree.map(jnp.ones_like, gates)
     predict = jax.jit(jax.vmap(sparsity.predictive(logits, num_samples=3), (None, None, None, 0)))
-    found = predict(jax.random.key(0), opened, params, jnp.stack([x, 2 * x]))
+    found = predict(jax.random.key(0), params, opened, jnp.stack([x, 2 * x]))
     expected = jax.nn.softmax(jax.vmap(logits, (None, 0))(params, jnp.stack([x, 2 * x])))
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
     np.testing.assert_allclose(found.stderr, 0.0, atol=1e-7)
@@ -57,13 +57,19 @@ def test_certain_classes_have_no_entropy():
     """Probabilities that are exactly zero are no NaN."""
     f = lambda params, x: params * x  # noqa: E731
     found = sparsity.predictive(f, num_samples=2)(
-        jax.random.key(0), jnp.ones(2, DTYPE), jnp.asarray([0.0, 1e6], DTYPE), jnp.ones(2, DTYPE)
+        jax.random.key(0), jnp.asarray([0.0, 1e6], DTYPE), jnp.ones(2, DTYPE), jnp.ones(2, DTYPE)
     )
     assert float(found.entropy) == float(found.mutual_information) == 0
+
+    def entropy(params):
+        drawn = sparsity.predictive(f, num_samples=2)
+        return drawn(jax.random.key(0), params, jnp.ones(2, DTYPE), jnp.ones(2, DTYPE)).entropy
+
+    assert jnp.all(jnp.isfinite(jax.grad(entropy)(jnp.asarray([0.0, 1e6], DTYPE))))
 
 
 def test_refusals():
     with pytest.raises(TypeError, match="`f` of `predictive` must be a function"):
         sparsity.predictive("net")
     with pytest.raises(ValueError, match="num_samples"):
-        sparsity.predictive(logits, num_samples=0)(jax.random.key(0), jnp.ones(2), jnp.ones(2), jnp.ones(2))
+        sparsity.predictive(logits, num_samples=0)
