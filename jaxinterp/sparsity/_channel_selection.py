@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +120,7 @@ def select_channels(
         layers = [
             layer
             for layer in _layers(coupling, products(ordered, given, *first))
-            if _can_shrink(ordered, coupling, layer, given, first)
+            if _can_shrink(ordered, coupling, layer, jax.tree.leaves(given), jax.tree.structure(given), first)
         ]
         fractions = _fractions([coupling.paths[layer.product.leaf] for layer in layers], kept)
         ranks = None if scores is None else _finite("scores", coupling.scores(scores))
@@ -200,13 +200,19 @@ def _layers(coupling: Coupling, found: list[Product]) -> list[_Layer]:
     return layers
 
 
-def _can_shrink(f: Callable[..., PyTree], coupling: Coupling, layer: _Layer, given: tuple, example: tuple) -> bool:
+def _can_shrink(
+    f: Callable[..., PyTree], coupling: Coupling, layer: _Layer, leaves: list, structure: Any, example: tuple
+) -> bool:
     """Whether the function has no sizes written into it that speak against fewer channels."""
     keep = np.ones(len(coupling), bool)
     keep[layer.channels[1:]] = False
-    shapes = jax.eval_shape(lambda tree: coupling.shrink(tree, keep), given)
+
+    def smaller(leaves: list) -> PyTree:
+        shrunk = coupling.shrink(jax.tree.unflatten(coupling.structure, leaves), keep)
+        return jax.tree.unflatten(structure, jax.tree.leaves(shrunk))
+
     try:
-        jax.eval_shape(f, shapes, *example)
+        jax.eval_shape(f, jax.eval_shape(smaller, leaves), *example)
     except (TypeError, ValueError):  # what JAX raises for shapes that do not fit
         return False
     return True

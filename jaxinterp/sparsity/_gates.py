@@ -10,6 +10,7 @@ Babu (2016, Learning Neural Network Architectures using Backpropagation) for gat
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,13 +77,13 @@ def per_filter(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def kernels(path: str, value: Array) -> bool:
-    """The usual predicate: parameters named `kernel` (of dense and convolutional layers).
+    """The usual predicate: parameters named `kernel` (of dense and convolutional layers), in an `nnx.State` too.
 
     >>> kernels("dense_0/kernel", jnp.zeros((2, 3))), kernels("dense_0/bias", jnp.zeros(3))
     (True, False)
     """
     del value
-    return path.rsplit("/", 1)[-1] == "kernel"
+    return path.removesuffix("/value").rsplit("/", 1)[-1] == "kernel"
 
 
 def attach(
@@ -242,21 +243,19 @@ def count_by_parameter(params: PyTree, *masks: PyTree) -> dict[str, Count]:
     """Counts what one mask, or several together, leave of each gated parameter, by its path.
 
     Raises:
-      ValueError: if a mask does not have as many leaves as the parameters, or does not broadcast to them.
+      ValueError: if a mask does not have the structure of the parameters, or does not broadcast to them.
 
     >>> params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     >>> count_by_parameter(params, {"kernel": jnp.array([[1.0, 0.0, 0.0]]), "bias": None})
     {'kernel': Count(kept=2, gated=6, total=6)}
     """
-    is_none = lambda leaf: leaf is None  # noqa: E731
-    flat = [jax.tree.leaves(mask, is_leaf=is_none) for mask in masks]
-    number, counts = len(jax.tree.leaves(params, is_leaf=is_none)), {}
-    if any(len(leaves) != number for leaves in flat):
-        raise ValueError(
-            f"Each mask must have the {number} leaves of the parameters, `None` where nothing is masked; got "
-            f"{[len(leaves) for leaves in flat]}."
-        )
-    for (path, p), *gates in zip(jax.tree_util.tree_leaves_with_path(params, is_leaf=is_none), *flat, strict=True):
+    structure: Any = jax.tree.structure(params)
+    try:
+        flat = [structure.flatten_up_to(mask) for mask in masks]
+    except ValueError as error:
+        raise ValueError(f"Each mask must have the structure of the parameters, `None` for no mask: {error}") from error
+    counts = {}
+    for (path, p), *gates in zip(jax.tree_util.tree_leaves_with_path(params), *flat, strict=True):
         open_gates = [jnp.broadcast_to(m != 0, p.shape) for m in gates if m is not None]
         if open_gates:
             kept = int(jnp.sum(functools.reduce(jnp.logical_and, open_gates)))

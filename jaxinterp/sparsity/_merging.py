@@ -93,13 +93,13 @@ def merge_units(
     if num_removed is not None and not 1 <= checks.positive_integer("num_removed", num_removed) < units:
         raise ValueError(f"`num_removed` must leave at least one of {units} units; got {num_removed}.")
     found = _merged(incoming.reshape(-1, units).T, bias, moved.reshape(units, -1), homogeneous, distance)
-    steps, removed, into, scales, all_saliencies = jax.tree.map(np.asarray, found)
+    steps, removed, into, factors, all_saliencies = jax.tree.map(np.asarray, found)
     if num_removed is None:
         beyond = np.flatnonzero(steps > _mode(all_saliencies))
         num_removed = int(beyond[0]) if beyond.size else units - 1
     removed, into = removed[:num_removed], into[:num_removed]
-    for i, j in zip(into, removed, strict=True):
-        moved = moved.at[i].add(moved[j] * jnp.asarray(scales[j] / scales[i], moved.dtype))
+    for i, j, factor in zip(into, removed, factors[:num_removed], strict=True):
+        moved = moved.at[i].add(moved[j] * jnp.asarray(factor, moved.dtype))
     kept = np.setdiff1d(np.arange(units), removed)
     return Merging(
         incoming[..., kept],
@@ -134,7 +134,7 @@ def checked_layer(method: str, incoming: Array, bias: Array, outgoing: Array, ax
 def _merged(
     weights: Array, bias: Array, outgoing: Array, homogeneous: bool, distance: Distance
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """All removals but of one unit: saliencies, who, into whom; the scales of the units, and the first saliencies."""
+    """All removals but of one unit: saliencies, who, into whom, times what; and the first saliencies."""
     units = len(bias)
     lengths = jnp.linalg.norm(weights, axis=1)
     is_dead = (lengths == 0) & (bias == 0) if homogeneous else jnp.zeros(units, bool)
@@ -155,18 +155,19 @@ def _merged(
     alone = jnp.eye(units, dtype=bool)
     start = jnp.where(alone, jnp.inf, gap**2 * importance(outgoing)[None])
 
-    def remove(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
+    def remove(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array, Array, Array]]:
         saliency, outgoing = state
         i, j = jnp.unravel_index(jnp.argmin(saliency), saliency.shape)
         lowest = saliency[i, j]
-        outgoing = outgoing.at[i].add(jnp.where(is_dead[j], 0.0, scales[j] / scales[i]) * outgoing[j])
+        factor = jnp.where(is_dead[j], 0.0, scales[j] / scales[i])
+        outgoing = outgoing.at[i].add(factor * outgoing[j])
         column = gap[:, i] ** 2 * importance(outgoing)[i]
         saliency = saliency.at[:, i].set(jnp.where(jnp.isinf(saliency[:, i]), jnp.inf, column))
         saliency = saliency.at[j].set(jnp.inf).at[:, j].set(jnp.inf)
-        return (saliency, outgoing), (lowest, j, i)
+        return (saliency, outgoing), (lowest, j, i, factor)
 
-    _, (steps, removed, into) = jax.lax.scan(remove, (start, outgoing), None, units - 1)
-    return steps, removed, into, jnp.where(is_dead, 0.0, scales), start
+    _, (steps, removed, into, factors) = jax.lax.scan(remove, (start, outgoing), None, units - 1)
+    return steps, removed, into, factors, start
 
 
 def _mode(saliencies: np.ndarray) -> float:

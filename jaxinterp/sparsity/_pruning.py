@@ -23,7 +23,7 @@ class PruneState(NamedTuple):
     Attributes:
       step: updates made, int32.
       masks: 1 for what is kept; `None` for parameters that are not pruned.
-      sparsity: for which the masks were made.
+      sparsity: that was asked for when the masks were made.
       inner: the state of the optimiser.
     """
 
@@ -84,7 +84,7 @@ def prune(
       budget: `over_all()` by default; `per_parameter()`, `erdos_renyi()`, `n_of_m(2, 4)`.
       predicate: `(path, value) -> bool`, which parameters are pruned; kernels by default.
       granularity: `per_weight`, `per_output_unit` or `per_filter`; the scores of a unit are summed, and the sparsity
-        counts units.
+        counts units. The outputs of the last layer are units as well: leave it out by the predicate.
       every: updates from one renewal of the masks to the next.
       regrow: whether what was removed can come back.
 

@@ -104,6 +104,10 @@ def reweighted(
       targets: in place of AW.
       ridge: at least 0.
 
+    Raises:
+      TypeError: if the arrays are not floating-point.
+      ValueError: if the shapes do not fit, `kept` has a unit twice or one that there is not, or `ridge` is negative.
+
     >>> a = jnp.array([[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]])
     >>> reweighted(a, jnp.ones((2, 1)), jnp.array([1])).tolist()
     [[1.5]]
@@ -111,6 +115,9 @@ def reweighted(
     checks.non_negative("ridge", ridge)
     blocks, maps = _blocks("reweighted", activations, weights)
     units = jnp.asarray(kept)
+    known = checks.concrete(units)
+    if known is not None and (len(np.unique(known)) < known.size or np.any((known < 0) | (known >= blocks.shape[1]))):
+        raise ValueError(f"`kept` of `reweighted` must be distinct units from 0 to {blocks.shape[1] - 1}; got {known}.")
     solution, _ = _solved(blocks[:, units], maps[units], _target(blocks, maps, targets), ridge)
     return solution.reshape(len(kept), *weights.shape[1:])
 
@@ -147,6 +154,8 @@ def equal_accuracy_budgets(
             "`equal_accuracy_budgets` needs fractions that rise to 1 and accuracies [layers, fractions]; got "
             f"{list(phi)}, shape {curves.shape} and {len(units)} layers."
         )
+    if not np.all(np.isfinite(curves)):
+        raise ValueError("The accuracies given to `equal_accuracy_budgets` must be finite.")
     total = round(checks.share("kept", kept) * int(units.sum()))
     if total < len(units):
         raise ValueError(f"A budget of {total} units cannot give one to each of {len(units)} layers.")

@@ -66,11 +66,8 @@ class Coupling:
         return self._has_open(masks, "read")
 
     def _has_open(self, masks: PyTree, role: Literal["written", "read"]) -> np.ndarray:
-        is_none = lambda leaf: leaf is None  # noqa: E731
-        open_masks = [
-            jnp.ones(shape) if mask is None else mask != 0
-            for mask, shape in zip(jax.tree.leaves(masks, is_leaf=is_none), self.shapes, strict=True)
-        ]
+        pairs = zip(self._leaves("masks", masks), self.shapes, strict=True)
+        open_masks = [jnp.ones(shape) if mask is None else mask != 0 for mask, shape in pairs]
         return self._sums(open_masks, role) > 0
 
     def masks(self, keep: Array | np.ndarray) -> PyTree:
@@ -91,18 +88,22 @@ class Coupling:
         left = self._left(self._chosen(keep))
         leaves = self._leaves("arguments", tree)
         smaller = []
-        for array, axes in zip(leaves, left, strict=True):
+        for path, shape, array, axes in zip(self.paths, self.shapes, leaves, left, strict=True):
+            if array is not None and np.shape(array) != shape:
+                raise ValueError(
+                    f"`{path}` must have the shape {shape} for which this coupling was found; got {np.shape(array)}."
+                )
             for axis, entries in enumerate(axes):
                 if array is not None and not entries.all():
                     array = jnp.take(array, jnp.asarray(np.flatnonzero(entries)), axis)
             smaller.append(array)
-        return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=lambda leaf: leaf is None), smaller)
+        return jax.tree.unflatten(self.structure, smaller)
 
     def _leaves(self, name: str, tree: PyTree) -> list:
-        leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)
-        if len(leaves) != len(self.shapes):
-            raise ValueError(f"The {name} must have the {len(self.shapes)} leaves of the arguments; got {len(leaves)}.")
-        return leaves
+        try:
+            return self.structure.flatten_up_to(tree)
+        except ValueError as error:
+            raise ValueError(f"The {name} must have the structure of the coupled arguments: {error}") from error
 
     def _chosen(self, keep: Array | np.ndarray) -> np.ndarray:
         chosen = np.asarray(keep)
@@ -149,6 +150,7 @@ def couple(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Call
     >>> {name: array.shape for name, array in small.items()}
     {'bias': (3,), 'in': (3, 3), 'out': (3, 2)}
     """
+    checks.functions("couple", f=f)
     positions = argnums if isinstance(argnums, tuple) else (argnums,)
 
     def found(*args: PyTree) -> Coupling:

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinterp import checks, tree
 from jaxinterp.sparsity._schedules import sparsity_level
@@ -38,8 +39,8 @@ def brain_surgeon(
 
     Raises:
       TypeError: if the arrays are not floating-point.
-      ValueError: if the shapes do not fit, the sparsity is not in [0, 1), m does not divide d, or not exactly one
-        of the two is given.
+      ValueError: if the shapes do not fit, an entry is not finite, the sparsity is not in [0, 1), m does not divide d,
+        or not exactly one of the two is given.
 
     Source: Hassibi & Stork (1993); row by row, with patterns: Frantar & Alistarh (2022).
 
@@ -53,6 +54,8 @@ def brain_surgeon(
         raise ValueError(
             f"`brain_surgeon` needs activations [n, d] and weights [d, m]; got shapes {a.shape} and {w.shape}."
         )
+    if any(known is not None and not np.all(np.isfinite(known)) for known in map(checks.concrete, (a, w))):
+        raise ValueError("The activations and weights given to `brain_surgeon` must be finite.")
     if (sparsity is None) == (n_of_m is None):
         raise ValueError("`brain_surgeon` needs either `sparsity` or `n_of_m`.")
     size = w.shape[0]

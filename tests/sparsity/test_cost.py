@@ -89,5 +89,5 @@ def test_refusals():
         sparsity.cost("net")(jnp.ones(3))
     with pytest.raises(TypeError, match="floating-point"):
         sparsity.cost(lambda p: p)(jnp.ones(3, jnp.int32))
-    with pytest.raises(ValueError, match="must have the 1 leaves of the parameters"):
+    with pytest.raises(ValueError, match="must have the structure of the parameters"):
         sparsity.cost(lambda p, x: x @ p["a"])({"a": jnp.ones((3, 2))}, jnp.ones(3), masks=[{}])

@@ -100,6 +100,20 @@ def test_dead_units_go_first():
     np.testing.assert_array_equal(merged.outgoing, a[np.array([0, 1, 3, 4, 5])])
 
 
+def test_several_dead_units():
+    """They go without a trace, and one that nothing reads too, whatever it is merged into."""
+    w, b, a = layer(0, 4, 8)
+    w, b, a = w.at[:, :2].set(0), b.at[:2].set(0), a.at[5].set(0)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(20, 4)), DTYPE)
+    for distance in ("relative", "euclidean"):
+        merged = sparsity.merge_units(w, b, a, num_removed=3, distance=distance)
+        assert set(merged.removed) == {0, 1, 5}
+        assert set(merged.saliencies) == {0.0}
+        np.testing.assert_allclose(
+            output(merged.incoming, merged.bias, merged.outgoing, x), output(w, b, a, x), atol=EXACT
+        )
+
+
 @functools.cache
 def trained(seed):
     x, y = load_digits(return_X_y=True)

@@ -183,3 +183,14 @@ def test_what_is_refused():
         sparsity.equal_accuracy_budgets([0.5, 0.9], np.ones((1, 2)), [4], kept=0.5)
     with pytest.raises(ValueError, match="cannot give one to each"):
         sparsity.equal_accuracy_budgets([0.5, 1.0], np.ones((3, 2)), [1, 1, 1], kept=0.5)
+
+
+@pytest.mark.parametrize("kept", [[1, 99], [-1, 2], [1, 1]])
+def test_units_that_there_are_not(kept):
+    with pytest.raises(ValueError, match="`kept` of `reweighted` must be distinct units from 0 to 7"):
+        sparsity.reweighted(jnp.ones((4, 8)), jnp.ones((8, 2)), jnp.array(kept))
+
+
+def test_accuracies_that_are_nan():
+    with pytest.raises(ValueError, match="`equal_accuracy_budgets` must be finite"):
+        sparsity.equal_accuracy_budgets([0.5, 1.0], np.array([[np.nan, 1.0]]), [4], kept=0.5)

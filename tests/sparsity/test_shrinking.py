@@ -150,7 +150,7 @@ def test_what_is_refused():
         coupling.shrink(params, np.ones(13))
     with pytest.raises(ValueError, match="At least one channel must be kept; axis 0 of `dense_0/bias`"):
         coupling.shrink(params, np.zeros(13, bool))
-    with pytest.raises(ValueError, match="must have the 6 leaves"):
+    with pytest.raises(ValueError, match="must have the structure"):
         coupling.shrink({"a": jnp.ones(3)}, np.ones(13, bool))
 
 
@@ -164,3 +164,35 @@ def test_scores_are_those_of_all_writers():
         leaves = jax.tree.leaves((params, state))
         expected = sum(float(jnp.sum(jnp.abs(jnp.take(leaves[i], j, axis)))) for i, axis, j in channel.written)
         assert score == pytest.approx(expected, rel=1e-5)
+
+
+def test_trees_with_nothing_at_some_places():
+    """As Equinox leaves them where a leaf is no array."""
+    eqx = pytest.importorskip("equinox")
+    model = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+    f = lambda arrays, x: eqx.combine(arrays, rest)(x)  # noqa: E731
+    x = jnp.arange(4.0)
+    coupling = sparsity.couple(f)(arrays, x)
+    keep = coupling.scores(jax.tree.map(jnp.abs, arrays)).argsort().argsort() >= 4
+    small = coupling.shrink(arrays, keep)
+    np.testing.assert_allclose(f(small, x), f(sparsity.apply(arrays, coupling.masks(keep)), x), atol=1e-5)
+    assert small.layers[0].weight.shape == (4, 4)
+    assert coupling.kept(coupling.masks(keep)).tolist() == keep.tolist()
+    found = sparsity.select_channels(f, kept=0.5)(arrays, jnp.eye(4))
+    assert found.shrunk().layers[1].weight.shape == (3, 4)
+
+
+def test_other_trees_and_shapes_are_refused():
+    f = lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"]  # noqa: E731
+    params = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
+    coupling, keep = sparsity.couple(f)(params, jnp.ones(3)), np.array([True, True, False, True])
+    with pytest.raises(ValueError, match=r"`in` must have the shape \(3, 4\)"):
+        coupling.shrink({**params, "in": jnp.ones((3, 2))}, keep)
+    for call in (lambda tree: coupling.shrink(tree, keep), coupling.scores, coupling.kept):
+        with pytest.raises(ValueError, match="must have the structure of the coupled arguments"):
+            call({"in": params["in"], "uot": params["out"]})
+    with pytest.raises(TypeError, match="`f` of `couple` must be a function"):
+        sparsity.couple("f")
+    with pytest.raises(ValueError, match="must have the structure of the parameters"):
+        sparsity.count(params, {"in": None, "uot": params["out"]})
