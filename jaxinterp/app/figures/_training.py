@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from jaxinterp.app.figures._style import COLOURS, MUTED, panels, styled
 
@@ -74,8 +74,9 @@ def compression_curves(results: Mapping[str, Mapping[str, Mapping[str, float]]])
             axis.plot(values, accuracies, color=colour, marker="o", markersize=4, label=budget.replace("_", " "))
     axes[0, 0].set_xlabel("sparsity of the kernels, %")
     axes[0, 1].set_xlabel("multiplications per example")
-    axes[0, 1].set_xscale("log")
-    axes[0, 1].xaxis.set_minor_formatter(NullFormatter())
+    most = max(row["multiply_adds"] for levels in results.values() for row in levels.values())
+    axes[0, 1].set_xlim(0, 1.05 * max(most, 1))
+    axes[0, 1].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes[0, 0].set_ylabel("test accuracy")
     for axis in axes[0]:
         axis.set_ylim(0, 1.02)
