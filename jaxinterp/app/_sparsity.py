@@ -88,8 +88,10 @@ class Pruning:
         """Wraps an optimiser.
 
         Raises:
-          ValueError: if the target is 1.
+          ValueError: if the target is 1, or there are more cycles than steps.
         """
+        if self.schedule == "cyclical" and self.num_cycles > num_steps:
+            raise ValueError(f"`num_cycles` is {self.num_cycles}, but there are only {num_steps} steps.")
         cycle = self._cycle(num_steps)
         schedules = {
             "one_shot": lambda: sparsity.one_shot(self.target, step=self.settled(num_steps)),
@@ -109,8 +111,9 @@ class Pruning:
 
     def settled(self, num_steps: int) -> int:
         """The step from which on the target holds."""
-        last = (self.num_cycles - 1) * self._cycle(num_steps) + -(-3 * self._cycle(num_steps) // 4)
+        cycle = self._cycle(num_steps)
+        last = (self.num_cycles - 1) * cycle + -(-3 * cycle // 4)
         return {"one_shot": -(-num_steps // 2), "gradual": -(-3 * num_steps // 4), "cyclical": last}[self.schedule]
 
     def _cycle(self, num_steps: int) -> int:
-        return max(1, num_steps // self.num_cycles)
+        return num_steps // self.num_cycles

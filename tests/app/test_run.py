@@ -90,9 +90,11 @@ def test_the_numbers_are_those_of_the_best_checkpoint(finished):
     network, test, results = run.trained(), run.dataset.test, results_of(finished)
     logits = np.asarray(jax.vmap(network.apply, (None, None, 0))(network.params, network.state, test.x))
     assert results["accuracy"]["mean"] == pytest.approx(np.mean(np.argmax(logits, 1) == test.y))
-    kernel = np.asarray(network.params["dense_0"]["kernel"])
-    assert results["sparsity"]["kept"] == np.count_nonzero(kernel)
-    assert results["sparsity"]["removed_fraction"] == pytest.approx(1 - np.count_nonzero(kernel) / 512)
+    kernels = {f"{layer}/kernel": np.asarray(network.params[layer]["kernel"]) for layer in ("dense_0", "head")}
+    left = {name: np.count_nonzero(kernel) for name, kernel in kernels.items()}
+    assert {name: row["kept"] for name, row in results["sparsity"]["per_parameter"].items()} == left
+    assert left["head/kernel"] == 40  # the half, by pruning; the other has gates
+    assert results["sparsity"]["removed_fraction"] == pytest.approx(1 - sum(left.values()) / (512 + 80))
     f = heads.log_prob(lambda x: network.apply(network.params, network.state, x))
     norms = [float(tree.norm(jax.grad(f)(x, y))) for x, y in zip(test.x[:5], test.y[:5], strict=True)]
     assert results["gradient_norm"]["mean"] == pytest.approx(np.mean(norms), rel=1e-4)
@@ -255,7 +257,10 @@ def test_gates_on_the_same_parameter_are_counted_together(tmp_path):
         tiny.app.Gates(parameters="dense_0/kernel", initial=0.0, bimodal=0.0, sparsity=0.0, granularity="unit"),
     )
     run = make_run(
-        tmp_path / "work", gates=gates, training=dataclasses.replace(tiny.experiment().training, num_steps=1)
+        tmp_path / "work",
+        gates=gates,
+        pruning=(),
+        training=dataclasses.replace(tiny.experiment().training, num_steps=1),
     )
     _stages.perform(run, ("train",))
     found = results_of(tmp_path / "work")["sparsity"]
@@ -299,7 +304,7 @@ def surrogate_tree_of(points, values):
 
 
 def test_a_table_is_reported_too(tmp_path):
-    changes = {"data": tiny.app.BreastCancer(), "gates": ()}
+    changes = {"data": tiny.app.BreastCancer(), "gates": (), "pruning": ()}
     _stages.perform(make_run(tmp_path / "work", **changes), STAGES)
     page = (tmp_path / "work" / "report.html").read_text()
     assert "no gates" in page

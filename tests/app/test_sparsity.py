@@ -52,6 +52,11 @@ def test_refusals():
             _validate.validate(tiny.experiment(**changes))
 
 
+def test_more_cycles_than_steps():
+    with pytest.raises(ValueError, match="`num_cycles` is 5, but there are only 4 steps"):
+        app.Pruning(num_cycles=5).build(optax.sgd(0.1), 4)
+
+
 def test_nothing_to_prune_is_said_before_training(tmp_path):
     text = tiny.CONFIG.replace('app.Pruning(parameters="head/kernel"', 'app.Pruning(parameters="tail"')
     tiny.write_config(tmp_path, text)
