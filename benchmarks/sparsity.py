@@ -62,7 +62,7 @@ def overhead(net, x, y):
     return max(best.values()) / best["adam"]
 
 
-def shrunk(net, x):
+def shrunk(title, net, x):
     arguments = (net.params, net.state)
     coupling = sparsity.couple(net.apply, (0, 1))(*arguments, x[0])
     keep = np.arange(len(coupling)) % 2 == 0
@@ -78,7 +78,7 @@ def shrunk(net, x):
         runs[name] = functools.partial(forward, *values, x)
     gap = float(jnp.max(jnp.abs(runs["half masked"]() - runs["half cut out"]())))
     best = best_seconds(runs, rounds=9)
-    print(f"\n{'network':<24}{'ms per batch':>12}{'speed':>8}{'FLOPs':>8}")
+    print(f"\n{title:<24}{'ms per batch':>12}{'speed':>8}{'FLOPs':>8}")
     for name, seconds in best.items():
         print(f"{name:<24}{1e3 * seconds:12.2f}{best['dense'] / seconds:8.2f}{flops['dense'] / flops[name]:8.2f}")
     print(f"largest difference between masked and cut out: {gap:.1e}")
@@ -93,8 +93,9 @@ def main():
     y = jnp.asarray(rng.integers(0, 10, BATCH))
     net = network()
     ratio = overhead(net, x, y)
-    speed, flops = shrunk(net, x)
-    if ratio > 1.05 or speed < 0.5 * flops:
+    wide = models.VGG(IMAGE, widths=(128, 256), depths=(1, 2), num_classes=10, activation=nnx.relu, rngs=nnx.Rngs(0))
+    saved = [shrunk("ConvNet 32-64-64", net, x), shrunk("VGG 128-256-256", models.as_function(wide), x[:32])]
+    if ratio > 1.05 or any(speed < 0.5 * flops for speed, flops in saved):
         sys.exit("the claim does not hold")
 
 
