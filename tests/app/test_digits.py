@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from jaxinterp import heads, tree
-from jaxinterp.app import _codec
+from jaxinterp.app import _stages
 from jaxinterp.app._progress import Reporter
 from jaxinterp.app._run import Run
-from jaxinterp.app._train import train
 from jaxinterp.app._workdir import Workdir
 from jaxinterp.app.cli import load_config
 from tests.app import tiny
@@ -25,8 +24,8 @@ def trained(root, config, seed):
     """Test accuracy, removed fraction of gated weights, and mean input-gradient norm of a training run."""
     experiment = dataclasses.replace(load_config(tiny.ROOT / "configs" / config), seed=seed)
     run = Run(config, experiment, Workdir(root / f"{config}-{seed}"), Reporter(), "")
-    with run.workdir.opened(_codec.to_plain(experiment)):
-        results = train(run)
+    _stages.perform(run, ("train",))
+    results = run.results()
     network, test = run.trained(), run.dataset.test
 
     def norm(params, state, x, y):
