@@ -24,6 +24,15 @@ def accumulator(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.dtype(dtype) if wide else jnp.dtype(jnp.float32)
 
 
+def path_name(path: tuple) -> str:
+    """Returns the name of a leaf from its path in a tree: keys, attributes and positions joined by `/`.
+
+    >>> [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path({"dense": [1.0, {"bias": 2.0}]})]
+    ['dense/0', 'dense/1/bias']
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def add(a: PyTree, b: PyTree) -> PyTree:
     """Returns `a + b`."""
     return jax.tree.map(jnp.add, a, b)

@@ -31,10 +31,7 @@ def compression(
         for level in levels:
             mask = BUDGETS[budget](scores, level)
             pruned = sparsity.apply(network.params, mask)
-            left = jax.tree.map(
-                lambda m, p: None if m is None else m * (p != 0), mask, network.params, is_leaf=_is_none
-            )
-            cost = measure(network.params, network.state, examples.x[0], masks=[left])
+            cost = measure(pruned, network.state, examples.x[0], masks=[jax.tree.map(lambda p: p != 0, pruned)])
             found["accuracy"].append(evaluate(pruned, network.state, examples.x, examples.labels)["accuracy"])
             found["kept"].append(cost.kept)
             found["multiply_adds"].append(cost.multiply_adds_kept)

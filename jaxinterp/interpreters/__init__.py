@@ -32,6 +32,7 @@ from jaxinterp.interpreters._products import products as products
 from jaxinterp.interpreters._regions import activations as activations
 from jaxinterp.interpreters._regions import apart as apart
 from jaxinterp.interpreters._regions import regions as regions
+from jaxinterp.interpreters._restrict import rearranged as rearranged
 from jaxinterp.interpreters._restrict import restrict as restrict
 from jaxinterp.interpreters._restrict import restrict_scalar as restrict_scalar
 from jaxinterp.interpreters._signs import nonnegative as nonnegative

@@ -46,10 +46,15 @@ def channels(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> list[Chan
     >>> channels(f, [jnp.ones((3, 2)), jnp.ones((2, 1))], jnp.ones(3))[0]
     Channel(written=((0, 1, 0),), read=((1, 0, 0),), carried=())
     """
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        program, leaves = graph(f, tree, *rest, opened=(*CALLS, *CUSTOM))
+    program, leaves = opened_program(f, tree, *rest)
     count = len(jax.tree.leaves(tree))
     return _Walk(program, [np.shape(leaf) for leaf in leaves], count).found()
+
+
+def opened_program(f: Callable[..., PyTree], *args: PyTree) -> tuple[Graph, list]:
+    """The program of a function down to its primitives, whatever rules of promotion are set, and its inputs."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return graph(f, *args, opened=(*CALLS, *CUSTOM))
 
 
 class _Walk:

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp.interpreters._channels import ELEMENTWISE, PASSING
-from jaxinterp.interpreters._graph import CALLS, CUSTOM, RESHAPING, Graph, Node, graph
+from jaxinterp.interpreters._channels import ELEMENTWISE, PASSING, opened_program
+from jaxinterp.interpreters._graph import RESHAPING, Graph, Node
+from jaxinterp.interpreters._linearity import LOOPS
 from jaxinterp.typing import Array, PyTree
 
+PRODUCTS = ("dot_general", "conv_general_dilated")
 MOVING = (*RESHAPING, *PASSING, "slice", "dynamic_slice", "split", "rev")
-LOOPS = ("scan", "while", "cond")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Product:
     Attributes:
       leaf: the number of the parameter among the leaves of the tree.
       primitive: the name of the equation's primitive.
-      multiplications: by its entries, in all; `None` for a loop or a branch, which is not looked into.
+      multiplications: by its entries, in all; `None` for a loop or a branch, which is not looked into, and for a factor
+        that is made of several parameters (a product of two).
       axes: its axes in the order (inputs, *window, outputs), or `None` if it is no plain dense or convolution kernel:
         changed before, of several axes of inputs or outputs, or of a grouped convolution.
     """
@@ -45,7 +47,7 @@ class Product:
 
 
 def products(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> list[Product]:
-    """The products of `f(tree, *rest)` one of whose factors is a leaf of `tree`, in the order of execution.
+    """The products of leaves of `tree` with what depends on the rest, in `f(tree, *rest)`, in the order of execution.
 
     A leaf that is reshaped, cut into pieces, or changed entry by entry (a mask, a norm) before counts as itself.
 
@@ -55,7 +57,7 @@ def products(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> list[Prod
     Product(leaf=0, primitive='dot_general', multiplications=30, axes=(0, 1))
     Product(leaf=1, primitive='dot_general', multiplications=10, axes=(0, 1))
     """
-    return [found.product for found in _found(_program(f, tree, *rest)[0], len(jax.tree.leaves(tree)))]
+    return [found.product for found in _found(opened_program(f, tree, *rest)[0], len(jax.tree.leaves(tree)))]
 
 
 def kernel_inputs(f: Callable[..., PyTree], leaf: int) -> Callable[..., Array]:
@@ -73,7 +75,7 @@ def kernel_inputs(f: Callable[..., PyTree], leaf: int) -> Callable[..., Array]:
     """
 
     def at(tree: PyTree, *rest: PyTree) -> Array:
-        program, leaves = _program(f, tree, *rest)
+        program, leaves = opened_program(f, tree, *rest)
         uses = [found for found in _found(program, len(jax.tree.leaves(tree))) if found.product.leaf == leaf]
         if not uses or any(found.product.axes is None for found in uses):
             raise ValueError(f"Leaf {leaf} is no kernel of a plain dense product or convolution.")
@@ -92,21 +94,23 @@ class _Found:
     side: int
 
 
-def _program(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> tuple[Graph, list]:
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return graph(f, tree, *rest, opened=(*CALLS, *CUSTOM))
-
-
 def _found(program: Graph, num_parameters: int) -> list[_Found]:
     leaf_of = {v: leaf for leaf, v in enumerate(program.inputs[:num_parameters])}
     plain, found = set(leaf_of), []
+    moving = set(program.inputs[num_parameters:])  # what depends on more than the parameters
+    made_of: dict[int, int] = {}  # other things that depend on parameters alone, and one of these
     for node in program.nodes:
-        known = [v for v in node.inputs if v in leaf_of]
-        if known and (node.name in MOVING or _is_matrix_again(program, node, known[0], leaf_of[known[0]])):
+        known, is_moved = [v for v in node.inputs if v in leaf_of], not moving.isdisjoint(node.inputs)
+        if is_moved:
+            moving.update(node.outputs)
+        if known and (node.name in MOVING or _is_itself_again(program, node, known[0], leaf_of[known[0]], is_moved)):
             leaf_of.update(dict.fromkeys(node.outputs, leaf_of[known[0]]))
             if known[0] in plain and node.name in PASSING:
                 plain.add(node.outputs[0])
-        elif len(known) == 1 and node.name in ("dot_general", "conv_general_dilated"):
+        elif not is_moved:
+            sources = [leaf_of.get(v, made_of.get(v)) for v in node.inputs if v in leaf_of or v in made_of]
+            made_of.update(dict.fromkeys(node.outputs, sources[0]) if sources else {})
+        elif len(known) == 1 and node.name in PRODUCTS:
             side, shape = node.inputs.index(known[0]), program.avals[known[0]].shape
             multiplications = program.avals[node.outputs[0]].size * _length(node, side, shape)
             axes = _axes(node, side, len(shape)) if known[0] in plain else None
@@ -115,13 +119,16 @@ def _found(program: Graph, num_parameters: int) -> list[_Found]:
             for v in known:
                 if len(program.avals[v].shape) > 1:
                     found.append(_Found(Product(leaf_of[v], node.name, None, None), node, 0))
+        elif node.name in PRODUCTS:
+            for v in made_of.keys() & node.inputs:
+                found.append(_Found(Product(made_of[v], node.name, None, None), node, 0))
     return found
 
 
-def _is_matrix_again(program: Graph, node: Node, v: int, leaf: int) -> bool:
-    """Whether a matrix comes out in its own shape: multiplied by a mask, divided by a norm."""
-    is_matrix = len(program.avals[program.inputs[leaf]].shape) > 1
-    return node.name in ELEMENTWISE and is_matrix and program.avals[node.outputs[0]].shape == program.avals[v].shape
+def _is_itself_again(program: Graph, node: Node, v: int, leaf: int, is_moved: bool) -> bool:
+    """Whether a parameter comes out in its own shape: multiplied by a mask, divided by a norm; not a bias, added."""
+    is_kernel = len(program.avals[program.inputs[leaf]].shape) > 1 or not is_moved
+    return node.name in ELEMENTWISE and is_kernel and program.avals[node.outputs[0]].shape == program.avals[v].shape
 
 
 def _length(node: Node, side: int, shape: tuple[int, ...]) -> int:

@@ -29,6 +29,21 @@ def restrict(
     >>> float(g(x)), float(g(5.0))
     (12.0, 15.0)
     """
+    g, chosen, others = rearranged(method, f, argnums, args)
+    return lambda x: g(x, *others), chosen
+
+
+def rearranged(
+    method: str, f: Callable[..., PyTree], argnums: int | tuple[int, ...], args: tuple
+) -> tuple[Callable[..., PyTree], PyTree, tuple]:
+    """Returns `f` with the chosen arguments first, as one, and the others after them; the chosen and the others.
+
+    Arguments and errors are those of `restrict`.
+
+    >>> g, x, others = rearranged("example", lambda a, b: a - b, 1, (3.0, 4.0))
+    >>> float(g(x, *others)), float(g(5.0, 3.0))
+    (-1.0, -2.0)
+    """
     if not callable(f):
         raise TypeError(f"`{method}` takes a function; got {f!r} of type {type(f).__name__}.")
     positions = checks.argnums(method, argnums, len(args))
@@ -36,13 +51,14 @@ def restrict(
     checks.floating(method, chosen if isinstance(argnums, tuple) else chosen[0])
     chosen = jax.tree.map(jnp.asarray, chosen)
     # Numbers become arrays, as under `jax.jit`: a program tells a parameter from a number that is written into it.
-    args = tuple(jax.tree.map(_as_array, arg) for arg in args)
+    others = tuple(jax.tree.map(_as_array, arg) for i, arg in enumerate(args) if i not in positions)
+    count = len(args)
 
-    def restricted(x: PyTree) -> PyTree:
-        filled = dict(zip(positions, x if isinstance(argnums, tuple) else (x,), strict=True))
-        return f(*(filled.get(i, arg) for i, arg in enumerate(args)))
+    def g(x: PyTree, *others: PyTree) -> PyTree:
+        filled, rest = dict(zip(positions, x if isinstance(argnums, tuple) else (x,), strict=True)), iter(others)
+        return f(*(filled[i] if i in filled else next(rest) for i in range(count)))
 
-    return restricted, chosen if isinstance(argnums, tuple) else chosen[0]
+    return g, chosen if isinstance(argnums, tuple) else chosen[0], others
 
 
 def _as_array(leaf: Any) -> Any:

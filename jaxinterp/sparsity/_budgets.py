@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp import checks
+from jaxinterp import checks, tree
 from jaxinterp.typing import Array, PyTree
 
 Budget = Callable[[PyTree, Array | float], PyTree]
@@ -189,5 +189,5 @@ def _checked(scores: PyTree, sparsity: Array | float) -> tuple[list[Array], jax.
     for path, leaf in jax.tree_util.tree_leaves_with_path(scores):
         values = checks.concrete(leaf)
         if values is not None and np.isnan(values).any():
-            raise ValueError(f"The scores of `{jax.tree_util.keystr(path, simple=True, separator='/')}` hold NaN.")
+            raise ValueError(f"The scores of `{tree.path_name(path)}` hold NaN.")
     return leaves, structure

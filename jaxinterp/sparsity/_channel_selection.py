@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxinterp import batching, checks
-from jaxinterp.interpreters import Product, kernel_inputs, products
-from jaxinterp.sparsity._selection import compressed, reweighted, select_units
+from jaxinterp.interpreters import Product, kernel_inputs, products, rearranged
+from jaxinterp.sparsity._selection import reweighted, select_units
 from jaxinterp.sparsity._shrinking import Coupling, couple
 from jaxinterp.typing import Array, PyTree
 
@@ -105,27 +105,20 @@ def select_channels(
             raise ValueError(f"`kept` must be a fraction above 0, at most 1; got {fraction}.")
 
     def found(*args: PyTree, scores: PyTree = None) -> ChannelSelection:
-        places = checks.argnums("select_channels", argnums if isinstance(argnums, tuple) else (argnums,), len(args))
-        given = tuple(args[i] for i in places)
-        others = tuple(jax.tree.map(jnp.asarray, arg) for i, arg in enumerate(args) if i not in places)
-        checks.examples("select_channels", others)
-
-        def ordered(chosen: tuple, *example: PyTree) -> PyTree:
-            inside, outside = dict(zip(places, chosen, strict=True)), iter(example)
-            return f(*(inside[i] if i in inside else next(outside) for i in range(len(args))))
-
-        first = jax.tree.map(lambda a: a[0], others)
-        examples = iter(first)
-        coupling = couple(f, argnums)(*(args[i] if i in places else next(examples) for i in range(len(args))))
+        ordered, chosen, examples = rearranged("select_channels", f, argnums, args)
+        checks.examples("select_channels", examples)
+        examples = jax.tree.map(jnp.asarray, examples)
+        first = jax.tree.map(lambda a: a[0], examples)
+        coupling = couple(ordered)(chosen, *first)
         layers = [
             layer
-            for layer in _layers(coupling, products(ordered, given, *first))
-            if _can_shrink(ordered, coupling, layer, jax.tree.leaves(given), jax.tree.structure(given), first)
+            for layer in _layers(coupling, products(ordered, chosen, *first))
+            if _can_shrink(ordered, coupling, layer, chosen, first)
         ]
         fractions = _fractions([coupling.paths[layer.product.leaf] for layer in layers], kept)
         ranks = None if scores is None else _finite("scores", coupling.scores(scores))
         take = _Activations(ordered, num_positions, batch_size)
-        before, structure = jax.tree.flatten(given)
+        before, structure = jax.tree.flatten(chosen)
         leaves, is_kept = list(before), np.ones(len(coupling), bool)
         explained: dict[str, float] = {}
         for layer in layers:
@@ -133,10 +126,10 @@ def select_channels(
             if name not in fractions:
                 continue
             number = max(1, round(fractions[name] * len(layer.channels)))
-            original = layer.blocks(take(leaf, jax.tree.unflatten(structure, before), others))
+            original = layer.blocks(take(leaf, jax.tree.unflatten(structure, before), examples))
             current = original
             if order != "independent":
-                current = layer.blocks(take(leaf, jax.tree.unflatten(structure, leaves), others))
+                current = layer.blocks(take(leaf, jax.tree.unflatten(structure, leaves), examples))
             matrix = layer.matrix(before[leaf])
             source = original if order == "asymmetric" else current
             targets = jnp.einsum("ndb,dbm->nm", source, matrix.astype(source.dtype), precision="highest")
@@ -146,8 +139,7 @@ def select_channels(
             explained[name] = min(part, explained.get(name, 1.0))
             leaves[leaf] = layer.written_back(leaves[leaf], units, weights)
             is_kept[np.delete(layer.channels, units)] = False
-        arguments = jax.tree.unflatten(structure, leaves)
-        return ChannelSelection(coupling, is_kept, arguments if isinstance(argnums, tuple) else arguments[0], explained)
+        return ChannelSelection(coupling, is_kept, jax.tree.unflatten(structure, leaves), explained)
 
     return found
 
@@ -200,19 +192,13 @@ def _layers(coupling: Coupling, found: list[Product]) -> list[_Layer]:
     return layers
 
 
-def _can_shrink(
-    f: Callable[..., PyTree], coupling: Coupling, layer: _Layer, leaves: list, structure: Any, example: tuple
-) -> bool:
+def _can_shrink(f: Callable[..., PyTree], coupling: Coupling, layer: _Layer, arguments: PyTree, example: tuple) -> bool:
     """Whether the function has no sizes written into it that speak against fewer channels."""
     keep = np.ones(len(coupling), bool)
     keep[layer.channels[1:]] = False
-
-    def smaller(leaves: list) -> PyTree:
-        shrunk = coupling.shrink(jax.tree.unflatten(coupling.structure, leaves), keep)
-        return jax.tree.unflatten(structure, jax.tree.leaves(shrunk))
-
+    smaller = jax.eval_shape(lambda tree: coupling.shrink(tree, keep), arguments)
     try:
-        jax.eval_shape(f, jax.eval_shape(smaller, leaves), *example)
+        jax.eval_shape(f, smaller, *example)
     except (TypeError, ValueError):  # what JAX raises for shapes that do not fit
         return False
     return True
@@ -280,13 +266,12 @@ def _pruned(
     ridge: float,
 ) -> tuple[np.ndarray, Array, float]:
     """Units, chosen greedily if they are not given, their weights, and the part of the targets that these explain."""
-    (activations, targets), matrix = compressed(activations, targets), matrix.astype(activations.dtype)
+    matrix = matrix.astype(activations.dtype)
     if units is None:
-        selection = select_units(activations, matrix, num_kept=number, targets=targets, reweight=reweight, ridge=ridge)
-        return np.asarray(selection.kept), selection.weights, float(selection.explained)
-    weights = (
-        reweighted(activations, matrix, jnp.asarray(units), targets=targets, ridge=ridge) if reweight else matrix[units]
-    )
+        units = np.asarray(select_units(activations, matrix, num_kept=number, targets=targets, reweight=False).kept)
+    weights = matrix[units]
+    if reweight:
+        weights = reweighted(activations, matrix, jnp.asarray(units), targets=targets, ridge=ridge)
     left = targets - jnp.einsum("ndb,dbm->nm", activations[:, units], weights, precision="highest")
     size = jnp.maximum(jnp.sum(targets**2), jnp.finfo(targets.dtype).tiny)
     return units, weights, float(1 - jnp.sum(left**2) / size)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from jaxinterp.interpreters import products, restrict
+from jaxinterp import tree
+from jaxinterp.interpreters import products, rearranged
 from jaxinterp.sparsity._gates import count_by_parameter
 from jaxinterp.typing import PyTree
 
@@ -31,9 +32,10 @@ def cost_by_parameter(f: Callable[..., PyTree], argnums: int = 0) -> Callable[..
     r"""Returns `(*args, masks=())` -> what each parameter of a function costs in one call, by its path.
 
     A kernel with n entries of which each sum of its product reads r has :math:`m = sr` multiplications for s sums, and
-    each of its entries the same number :math:`m/n`; masked entries are counted as saved. Products of a parameter and
-    an intermediate count, dense, convolutional, or of several axes; sums, normalisations, activations, and products of
-    intermediates (attention) do not, nor does it count less at padded edges.
+    each of its entries the same number :math:`m/n`; masked entries are counted as saved. Products of a parameter count,
+    dense, convolutional, or of several axes, with what depends on the other arguments; sums, normalisations,
+    activations, products of intermediates (attention), and what is made of the parameters alone (the norm of a kernel)
+    do not, nor does it count less at padded edges.
 
     Args:
       f: any function; of one example, for the cost of an example.
@@ -45,8 +47,9 @@ def cost_by_parameter(f: Callable[..., PyTree], argnums: int = 0) -> Callable[..
     Raises:
       TypeError: if f is not callable, or a parameter not floating-point.
       ValueError: if a mask does not have as many leaves as the parameters.
-      NotImplementedError: if a matrix of parameters enters a loop or a branch, which are not looked into; write loops
-        out with `interpreters.unrolled`.
+      NotImplementedError: if a matrix of parameters enters a loop or a branch together with what depends on the other
+        arguments (write loops out with `interpreters.unrolled`), or these are multiplied by a matrix that is made of
+        several parameters.
 
     >>> import jax.numpy as jnp
     >>> params = {"kernel": jnp.ones((3, 3, 1, 4)), "bias": jnp.zeros(4)}
@@ -57,19 +60,20 @@ def cost_by_parameter(f: Callable[..., PyTree], argnums: int = 0) -> Callable[..
     """
 
     def found(*args: PyTree, masks: Sequence[PyTree] = ()) -> dict[str, Cost]:
-        restricted, params = restrict("cost_by_parameter", f, argnums, args)
+        ordered, params, others = rearranged("cost", f, argnums, args)
         totals: dict[int, int] = {}
-        for product in products(restricted, params):
+        for product in products(ordered, params, *others):
             if product.multiplications is None:
                 raise NotImplementedError(
-                    f"`cost` does not look into the `{product.primitive}` that takes parameters of the function; write "
-                    "loops out with `interpreters.unrolled`."
+                    f"`cost` cannot count the multiplications of a `{product.primitive}` that takes parameters of the "
+                    "function: of loops and branches (write them out with `interpreters.unrolled`), or by a kernel "
+                    "that is made of several parameters."
                 )
             totals[product.leaf] = totals.get(product.leaf, 0) + product.multiplications
         open_ones = count_by_parameter(params, *masks)
         costs = {}
         for leaf, (path, value) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
-            name, total = jax.tree_util.keystr(path, simple=True, separator="/"), totals.get(leaf, 0)
+            name, total = tree.path_name(path), totals.get(leaf, 0)
             kept = open_ones[name].kept if name in open_ones else value.size
             costs[name] = Cost(value.size, kept, total, total * kept // max(1, value.size))
         return costs

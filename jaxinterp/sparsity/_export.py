@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 
-from jaxinterp import checks
+from jaxinterp import checks, tree
 from jaxinterp.typing import Array, PyTree
 
 _RECORD = "jaxinterp"
@@ -162,7 +162,7 @@ def load(path: str | os.PathLike[str], like: PyTree = None) -> tuple[PyTree, PyT
     if like is None:
         return params, masks
     shapes = jax.tree_util.tree_leaves_with_path(jax.eval_shape(lambda tree: tree, like))
-    wanted = {_name(where): f"{leaf.dtype.name}{list(leaf.shape)}" for where, leaf in shapes}
+    wanted = {tree.path_name(where): f"{leaf.dtype.name}{list(leaf.shape)}" for where, leaf in shapes}
     there = {name: f"{value.dtype.name}{list(value.shape)}" for name, value in params.items()}
     for name in sorted(wanted.keys() | there.keys()):
         if wanted.get(name) != there.get(name):
@@ -172,10 +172,6 @@ def load(path: str | os.PathLike[str], like: PyTree = None) -> tuple[PyTree, PyT
             )
     like = jax.tree.structure(like)
     return jax.tree.unflatten(like, map(params.get, wanted)), jax.tree.unflatten(like, map(masks.get, wanted))
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _paired(method: str, params: PyTree, masks: PyTree) -> list[tuple[str, Any, np.ndarray | None]]:
@@ -189,9 +185,11 @@ def _paired(method: str, params: PyTree, masks: PyTree) -> list[tuple[str, Any, 
     def visit(path: tuple, mask: Any, part: PyTree) -> None:
         leaves = jax.tree_util.tree_leaves_with_path(part)
         if mask is not None and [inner for inner, _ in leaves] != [()]:
-            raise ValueError(f"`masks` of `{method}` has an array at `{_name(path)}`, where the parameters have none.")
+            raise ValueError(
+                f"`masks` of `{method}` has an array at `{tree.path_name(path)}`, where the parameters have none."
+            )
         for inner, leaf in leaves:
-            name = _name((*path, *inner))
+            name = tree.path_name((*path, *inner))
             pairs.append((name, leaf, None if mask is None else _binary(method, name, mask, jnp.shape(leaf))))
 
     jax.tree_util.tree_map_with_path(visit, masks, params, is_leaf=lambda leaf: leaf is None)

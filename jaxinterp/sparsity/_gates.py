@@ -118,7 +118,7 @@ def full_gates(method: str, params: PyTree, predicate: Predicate, granularity: G
     paths = []
 
     def gate(path: tuple, param: Array) -> Array | None:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = tree.path_name(path)
         paths.append(name)
         if not predicate(name, param):
             return None
@@ -259,7 +259,7 @@ def count_by_parameter(params: PyTree, *masks: PyTree) -> dict[str, Count]:
         open_gates = [jnp.broadcast_to(m != 0, p.shape) for m in gates if m is not None]
         if open_gates:
             kept = int(jnp.sum(functools.reduce(jnp.logical_and, open_gates)))
-            counts[jax.tree_util.keystr(path, simple=True, separator="/")] = Count(kept, p.size, p.size)
+            counts[tree.path_name(path)] = Count(kept, p.size, p.size)
     return counts
 
 

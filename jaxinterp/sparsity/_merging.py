@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp import checks
+from jaxinterp import checks, tree
 from jaxinterp.typing import Array
 
 Distance = Literal["relative", "euclidean"]
@@ -125,7 +125,7 @@ def checked_layer(method: str, incoming: Array, bias: Array, outgoing: Array, ax
         raise ValueError(
             f"Axis {axis} of `outgoing` of `{method}` must have {units} units; got shape {outgoing.shape}."
         )
-    if not all(bool(jnp.all(jnp.isfinite(a))) for a in (incoming, bias, outgoing)):
+    if not tree.all_finite((incoming, bias, outgoing)):
         raise ValueError(f"The weights given to `{method}` must be finite.")
     return incoming, bias, jnp.moveaxis(outgoing, axis, 0)
 

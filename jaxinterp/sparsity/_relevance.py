@@ -71,6 +71,6 @@ def _finite(scores: PyTree) -> PyTree:
     for path, leaf in jax.tree_util.tree_leaves_with_path(scores):
         known = checks.concrete(tree.all_finite(leaf))
         if known is not None and not known:
-            where = f" of `{jax.tree_util.keystr(path, simple=True, separator='/')}`" if path else ""
+            where = f" of `{tree.path_name(path)}`" if path else ""
             raise ValueError(f"The relevance{where} that `mean_relevance` averages is not finite for some example.")
     return scores

@@ -75,7 +75,7 @@ def select_units(
     blocks, maps = _blocks("select_units", activations, weights)
     if not checks.positive_integer("num_kept", num_kept) <= blocks.shape[1]:
         raise ValueError(f"`num_kept` must be at most the number of units, {blocks.shape[1]}; got {num_kept}.")
-    target = _target(blocks, maps, targets)
+    blocks, target = _compressed(blocks, _target(blocks, maps, targets))
     kept, gains = _greedy(blocks, target, num_kept)
     if not reweight:
         chosen = maps[kept]
@@ -118,7 +118,8 @@ def reweighted(
     known = checks.concrete(units)
     if known is not None and (len(np.unique(known)) < known.size or np.any((known < 0) | (known >= blocks.shape[1]))):
         raise ValueError(f"`kept` of `reweighted` must be distinct units from 0 to {blocks.shape[1] - 1}; got {known}.")
-    solution, _ = _solved(blocks[:, units], maps[units], _target(blocks, maps, targets), ridge)
+    blocks, target = _compressed(blocks[:, units], _target(blocks, maps, targets))
+    solution, _ = _solved(blocks, maps[units], target, ridge)
     return solution.reshape(len(kept), *weights.shape[1:])
 
 
@@ -185,7 +186,7 @@ def _blocks(method: str, activations: Array, weights: Array) -> tuple[Array, Arr
     return a.astype(dtype), w.astype(dtype)
 
 
-def compressed(activations: Array, targets: Array) -> tuple[Array, Array]:
+def _compressed(activations: Array, targets: Array) -> tuple[Array, Array]:
     """Activations [n, d, b] and targets of fewer examples with the same inner products, hence the same least squares.
 
     With more examples than columns, :math:`[A, T] = QR` and R is taken for them.

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp import checks
-from jaxinterp.interpreters import Channel, channels, restrict
+from jaxinterp import checks, tree
+from jaxinterp.interpreters import Channel, channels, rearranged
 from jaxinterp.sparsity._gates import apply, threshold
 from jaxinterp.typing import Array, PyTree
 
@@ -151,26 +151,17 @@ def couple(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Call
     {'bias': (3,), 'in': (3, 3), 'out': (3, 2)}
     """
     checks.functions("couple", f=f)
-    positions = argnums if isinstance(argnums, tuple) else (argnums,)
 
     def found(*args: PyTree) -> Coupling:
-        _, chosen = restrict("couple", f, argnums, args)
-        places = checks.argnums("couple", positions, len(args))
-
-        def ordered(tree: tuple, others: tuple) -> PyTree:
-            inside, outside = dict(zip(places, tree, strict=True)), iter(others)
-            return f(*(inside[i] if i in inside else next(outside) for i in range(len(args))))
-
-        tree = chosen if isinstance(argnums, tuple) else (chosen,)
-        others = tuple(arg for i, arg in enumerate(args) if i not in places)
-        removable = channels(ordered, tree, others)
+        ordered, chosen, others = rearranged("couple", f, argnums, args)
+        removable = channels(ordered, chosen, *others)
         if not removable:
             raise ValueError(
                 "`couple` found no channel that can be removed: none is written by one kernel and read by another "
                 "without running through something that has no rule. Running statistics must be among `argnums`."
             )
         with_paths = jax.tree_util.tree_leaves_with_path(chosen)
-        paths = tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in with_paths)
+        paths = tuple(tree.path_name(path) for path, _ in with_paths)
         shapes = tuple(np.shape(leaf) for _, leaf in with_paths)
         return Coupling(tuple(removable), paths, shapes, jax.tree.structure(chosen))
 

@@ -54,7 +54,7 @@ def brain_surgeon(
         raise ValueError(
             f"`brain_surgeon` needs activations [n, d] and weights [d, m]; got shapes {a.shape} and {w.shape}."
         )
-    if any(known is not None and not np.all(np.isfinite(known)) for known in map(checks.concrete, (a, w))):
+    if checks.concrete(tree.all_finite((a, w))) == np.False_:
         raise ValueError("The activations and weights given to `brain_surgeon` must be finite.")
     if (sparsity is None) == (n_of_m is None):
         raise ValueError("`brain_surgeon` needs either `sparsity` or `n_of_m`.")

@@ -104,6 +104,17 @@ def test_the_front():
     assert [(r["name"], r["level"]) for r in front] == [("over all", 0.5), ("per parameter", 0.5), ("over all", 0.9)]
 
 
+def test_a_low_curvature_network_is_measured_too(tmp_path):
+    """Its kernels run through a loop, for their norm, before they are used."""
+    text = tiny.CONFIG.replace("app.MLP(widths=(8,))", "app.LowCurvatureConvNet(widths=(2, 2))")
+    text = text.replace('        gates=(app.Gates(parameters="dense_0/kernel"),),\n', "")
+    tiny.write_config(tmp_path, text)
+    finished = tiny.command("train", "tiny.py", "--workdir", "work", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads((tmp_path / "work" / "results.json").read_text())["sparsity"]
+    assert found["per_parameter"]["head/kernel"]["multiply_adds"] > 0
+
+
 def test_the_run_is_pruned_at_its_best_checkpoint(tmp_path):
     """A checkpoint from before the target never wins, and the report shows what is left."""
     tiny.write_config(tmp_path)

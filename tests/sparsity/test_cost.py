@@ -69,6 +69,8 @@ def test_a_smaller_network_costs_what_its_masks_left():
         (lambda w, x: sum(part @ x[:6] for part in jnp.split(w, 2)), 24),
         (lambda w, x: (w * jnp.tril(jnp.ones((4, 6)))) @ x[:6], 24),
         (lambda w, x: (w / jnp.linalg.norm(w)) @ x[:6], 24),
+        (lambda w, x: jax.nn.softmax(w) @ x[:6], 24),
+        (lambda w, x: jax.nn.softmax(w[0]) @ x[:6], 6),
         (lambda w, x: w[1] * x[:6] + w.sum(), 0),
     ],
 )
@@ -80,8 +82,28 @@ def test_loops_are_refused():
     def f(w, x):
         return jax.lax.scan(lambda carry, _: (jnp.tanh(w @ carry), None), x, None, 3)[0]
 
-    with pytest.raises(NotImplementedError, match="does not look into the `scan`"):
+    with pytest.raises(NotImplementedError, match="of a `scan`"):
         sparsity.cost(f)(jnp.ones((3, 3)), jnp.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("network", "kernel"),
+    [(models.LowCurvatureConvNet, "blocks_0/conv/kernel"), (models.LowCurvatureResNet, "stem/conv/kernel")],
+)
+def test_what_is_made_of_parameters_alone_is_free(network, kernel):
+    """The norms of spectral convolutions are found by a loop over the kernel, once for all examples."""
+    net = models.as_function(network((8, 8, 1), widths=(4, 6), num_classes=3, rngs=nnx.Rngs(0)))
+    found = sparsity.cost_by_parameter(net.apply)(net.params, net.state, jnp.ones((8, 8, 1)))
+    assert found["blocks_0/conv/kernel"].multiply_adds == 64 * 9 * 4
+
+
+def test_a_kernel_made_of_several_parameters_is_refused():
+    params = {"down": jnp.ones((5, 2)), "up": jnp.ones((2, 5)), "whole": jnp.ones((5, 5))}
+    f = lambda params, x: (params["down"] @ params["up"]) @ x  # noqa: E731
+    with pytest.raises(NotImplementedError, match="made of several parameters"):
+        sparsity.cost(f)(params, jnp.ones(5))
+    adapted = lambda params, x: (params["whole"] + params["down"] @ params["up"]) @ x  # noqa: E731
+    assert sparsity.cost(adapted)(params, jnp.ones(5)).multiply_adds == 25
 
 
 def test_refusals():

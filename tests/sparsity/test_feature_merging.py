@@ -10,15 +10,11 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
 from jaxinterp import sparsity
+from tests.sparsity import layers
+from tests.sparsity.layers import DTYPE, output
 
-DTYPE = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+layer = functools.partial(layers.layer, inputs=5, units=8, outputs=3)
 EXACT = 1e-12 if jax.config.jax_enable_x64 else 1e-6
-
-
-def layer(seed, inputs=5, units=8, outputs=3):
-    rng = np.random.default_rng(seed)
-    shapes = ((inputs, units), (units,), (units, outputs))
-    return tuple(jnp.asarray(rng.normal(size=shape), DTYPE) for shape in shapes)
 
 
 def repeated(times, seed=0, **sizes):
@@ -26,10 +22,6 @@ def repeated(times, seed=0, **sizes):
     w, b, a = layer(seed, **sizes)
     which = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(b)), times))
     return (w[:, which], b[which], a[which]), which
-
-
-def output(w, b, a, x, activation=jax.nn.relu):
-    return activation(x @ w + b[None]) @ a
 
 
 def features(merged):

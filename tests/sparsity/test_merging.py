@@ -10,19 +10,9 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
 from jaxinterp import sparsity
+from tests.sparsity.layers import DTYPE, layer, output
 
-DTYPE = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
 EXACT = 1e-10 if jax.config.jax_enable_x64 else 1e-4
-
-
-def layer(seed, inputs=20, units=30, outputs=4):
-    rng = np.random.default_rng(seed)
-    shapes = ((inputs, units), (units,), (units, outputs))
-    return tuple(jnp.asarray(rng.normal(size=shape), DTYPE) for shape in shapes)
-
-
-def output(w, b, a, x):
-    return jax.nn.relu(x @ w + b[None]) @ a
 
 
 @pytest.mark.core
