@@ -108,8 +108,9 @@ def _found(program: Graph, num_parameters: int) -> list[_Found]:
             if known[0] in plain and node.name in PASSING:
                 plain.add(node.outputs[0])
         elif not is_moved:
-            sources = [leaf_of.get(v, made_of.get(v)) for v in node.inputs if v in leaf_of or v in made_of]
-            made_of.update(dict.fromkeys(node.outputs, sources[0]) if sources else {})
+            sources = [leaves[v] for leaves in (leaf_of, made_of) for v in node.inputs if v in leaves]
+            if sources:
+                made_of.update(dict.fromkeys(node.outputs, sources[0]))
         elif len(known) == 1 and node.name in PRODUCTS:
             side, shape = node.inputs.index(known[0]), program.avals[known[0]].shape
             multiplications = program.avals[node.outputs[0]].size * _length(node, side, shape)
