@@ -1,6 +1,7 @@
 """The world of the tests: harsher than the user's, and the same on every machine.
 
-Dtypes are never promoted, ranks never broadcast, a random key is never used twice, and a warning is an error. Tests of
+Dtypes are never promoted, ranks never broadcast, a random key is never used twice, and a warning is an error. Programs
+are compiled quickly, not to run quickly; with JAXINTERP_OPTIMIZED=1 they are compiled as for users. Tests of
 training, of the application and of notebooks take the fixture `standard_promotion`, because Optax itself needs it.
 """
 
@@ -20,7 +21,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_enable_x64", X64)
 jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/jaxinterp-tests"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_disable_most_optimizations", os.environ.get("JAXINTERP_OPTIMIZED") != "1")
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
 

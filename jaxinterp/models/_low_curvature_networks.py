@@ -7,7 +7,7 @@ from flax import nnx
 
 from jaxinterp.models._convnet import ConvNet, image_shape
 from jaxinterp.models._low_curvature import CentredSoftplus, LipschitzBatchNorm, LowCurvatureBlock, SpectralConv
-from jaxinterp.models._resnet import padded_shortcut, residual_blocks
+from jaxinterp.models._resnet import PaddedShortcut, residual_blocks
 from jaxinterp.models._vgg import VGG
 from jaxinterp.typing import Array
 
@@ -112,7 +112,7 @@ class LowCurvatureResidualBlock(nnx.Module):
         gamma: float,
         rngs: nnx.Rngs,
     ) -> None:
-        self.stride, self.new_channels = stride, width - channels
+        self.shortcut = PaddedShortcut(width - channels, stride)
         self.inner = LowCurvatureBlock(channels, width, stride=stride, image=image, beta=beta, gamma=gamma, rngs=rngs)
         after = (-(-image[0] // stride), -(-image[1] // stride))
         self.conv = SpectralConv(width, width, image=after, rngs=rngs)
@@ -121,7 +121,7 @@ class LowCurvatureResidualBlock(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         y = self.norm(self.conv(self.inner(x)))
-        return self.activation((y + padded_shortcut(x, self.stride, self.new_channels)) / 2)
+        return self.activation((y + self.shortcut(x)) / 2)
 
 
 class LowCurvatureResNet(nnx.Module):

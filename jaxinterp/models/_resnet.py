@@ -13,24 +13,41 @@ from jaxinterp.models._convnet import image_shape
 from jaxinterp.typing import Array
 
 
-def padded_shortcut(x: Array, stride: int, new_channels: int) -> Array:
-    """Each stride-th pixel, with new channels of zeros, half of them before and half after the old ones."""
-    before = new_channels // 2
-    return jnp.pad(x[:, ::stride, ::stride, :], ((0, 0), (0, 0), (0, 0), (before, new_channels - before)))
+class NewChannels(nnx.Variable):
+    """The zeros in the channels that a shortcut adds: an array, so that these can be cut out with the others."""
+
+
+class PaddedShortcut(nnx.Module):
+    """Each stride-th pixel, and new channels of zeros, half of them before and half after the old ones ("option A")."""
+
+    def __init__(self, new_channels: int, stride: int) -> None:
+        self.stride = stride
+        if new_channels:
+            self.before = NewChannels(jnp.zeros(new_channels // 2, jnp.float32))
+            self.after = NewChannels(jnp.zeros(new_channels - new_channels // 2, jnp.float32))
+
+    def __call__(self, x: Array) -> Array:
+        x = x[:, :: self.stride, :: self.stride, :]
+        if not hasattr(self, "before"):
+            return x
+        before, after = (
+            jnp.broadcast_to(zeros.astype(x.dtype), (*x.shape[:-1], zeros.size))
+            for zeros in (self.before[...], self.after[...])
+        )
+        return jnp.concatenate([before, x, after], -1)
 
 
 class ResidualBlock(nnx.Module):
     """Two 3x3 convolutions with batch normalisation, added to a shortcut without parameters.
 
-    The shortcut is `padded_shortcut` ("option A").
+    The shortcut is a `PaddedShortcut`.
     """
 
     def __init__(
         self, channels: int, width: int, *, stride: int, activation: Callable[[Array], Array], rngs: nnx.Rngs
     ) -> None:
         self.activation = activation
-        self.stride = stride
-        self.new_channels = width - channels
+        self.shortcut = PaddedShortcut(width - channels, stride)
         self.conv_0 = _conv3x3(channels, width, stride, rngs)
         self.norm_0 = nnx.BatchNorm(width, momentum=0.9, rngs=rngs)
         self.conv_1 = _conv3x3(width, width, 1, rngs)
@@ -39,7 +56,7 @@ class ResidualBlock(nnx.Module):
     def __call__(self, x: Array) -> Array:
         y = self.activation(self.norm_0(self.conv_0(x)))
         y = self.norm_1(self.conv_1(y))
-        return self.activation(y + padded_shortcut(x, self.stride, self.new_channels))
+        return self.activation(y + self.shortcut(x))
 
 
 def residual_blocks(widths: Sequence[int], blocks_per_stage: int) -> list[tuple[int, int, int]]:

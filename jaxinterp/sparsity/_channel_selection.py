@@ -60,9 +60,9 @@ def select_channels(
     "independent" takes both from the one before pruning. No labels, no gradients.
 
     Channels are those of `couple`. Those that several kernels read, or write, such as the stream of a residual network,
-    are left alone, and those whose number is written into the code of f. With fewer sums (examples times positions)
-    than entries of the kernel that are kept for one output, the calibration examples are fitted exactly and others
-    badly: take more.
+    are left alone, and those whose number is written into the code of f (see `Coupling.fits`). With fewer sums
+    (examples times positions) than entries of the kernel that are kept for one output, the calibration examples are
+    fitted exactly and others badly: take more.
 
     Args:
       f: a function of one example.
@@ -113,7 +113,7 @@ def select_channels(
         layers = [
             layer
             for layer in _layers(coupling, products(ordered, chosen, *first))
-            if _can_shrink(ordered, coupling, layer, chosen, first)
+            if coupling.fits[layer.channels].all()
         ]
         fractions = _fractions([coupling.paths[layer.product.leaf] for layer in layers], kept)
         ranks = None if scores is None else _finite("scores", coupling.scores(scores))
@@ -190,18 +190,6 @@ def _layers(coupling: Coupling, found: list[Product]) -> list[_Layer]:
             if all(product.axes for product in uses) and len({len(of_one) for of_one in rows}) == 1:
                 layers.append(_Layer(uses[0], np.asarray(numbers), np.asarray(rows)))
     return layers
-
-
-def _can_shrink(f: Callable[..., PyTree], coupling: Coupling, layer: _Layer, arguments: PyTree, example: tuple) -> bool:
-    """Whether the function has no sizes written into it that speak against fewer channels."""
-    keep = np.ones(len(coupling), bool)
-    keep[layer.channels[1:]] = False
-    smaller = jax.eval_shape(lambda tree: coupling.shrink(tree, keep), arguments)
-    try:
-        jax.eval_shape(f, smaller, *example)
-    except (TypeError, ValueError):  # what JAX raises for shapes that do not fit
-        return False
-    return True
 
 
 def _fractions(readers: list[str], kept: float | Mapping[str, float]) -> Mapping[str, float]:

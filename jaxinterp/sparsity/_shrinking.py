@@ -24,12 +24,15 @@ class Coupling:
       paths: of the leaves.
       shapes: of the leaves.
       structure: of the arguments.
+      fits: for each channel, whether the function runs without it as it is written, bool [channels]. The code of the
+        others has their number in it (a reshape, a padding, the layers of Flax Linen) and has to be changed with them.
     """
 
     channels: tuple[Channel, ...]
     paths: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     structure: Any
+    fits: np.ndarray
 
     def __len__(self) -> int:
         return len(self.channels)
@@ -83,7 +86,7 @@ class Coupling:
         """The arguments without the channels that are not kept.
 
         The function of them is that of the arguments times `masks(keep)`, and of the arguments before if what reads the
-        channels was zero. Functions whose code has sizes written into it need new sizes.
+        channels was zero. What does not fit (see `fits`) needs new sizes in the code.
         """
         left = self._left(self._chosen(keep))
         leaves = self._leaves("arguments", tree)
@@ -122,7 +125,7 @@ class Coupling:
                 left[leaf][axis][index] = False
         for path, axes in zip(self.paths, left, strict=True):
             empty = [axis for axis, entries in enumerate(axes) if entries.size and not entries.any()]
-            if empty:
+            if empty and len(axes) > 1:  # a kernel; what is carried along may be empty
                 raise ValueError(f"At least one channel must be kept; axis {empty[0]} of `{path}` would be empty.")
         return left
 
@@ -163,9 +166,35 @@ def couple(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Call
         with_paths = jax.tree_util.tree_leaves_with_path(chosen)
         paths = tuple(tree.path_name(path) for path, _ in with_paths)
         shapes = tuple(np.shape(leaf) for _, leaf in with_paths)
-        return Coupling(tuple(removable), paths, shapes, jax.tree.structure(chosen))
+        coupling = Coupling(
+            tuple(removable), paths, shapes, jax.tree.structure(chosen), fits=np.zeros(len(removable), bool)
+        )
+        return dataclasses.replace(coupling, fits=_fits(ordered, coupling, chosen, others))
 
     return found
+
+
+def _fits(f: Callable[..., PyTree], coupling: Coupling, arguments: PyTree, others: tuple) -> np.ndarray:
+    """Whether f can be traced without a channel: tried for one of each group that runs along the same axes."""
+    groups: dict[frozenset, list[int]] = {}
+    for number, channel in enumerate(coupling.channels):
+        axes = frozenset((leaf, axis) for leaf, axis, _ in (*channel.written, *channel.read, *channel.carried))
+        groups.setdefault(axes, []).append(number)
+
+    def runs_without(numbers: list[int]) -> bool:
+        keep = np.ones(len(coupling), bool)
+        keep[numbers] = False
+        try:
+            jax.eval_shape(f, jax.eval_shape(lambda tree: coupling.shrink(tree, keep), arguments), *others)
+        except Exception:  # of whatever kind: how code complains of shapes is its own affair
+            return False
+        return True
+
+    fits = np.ones(len(coupling), bool)
+    if not runs_without([members[0] for members in groups.values()]):
+        for members in groups.values():
+            fits[members] = runs_without(members[:1])
+    return fits
 
 
 def collapse(params: PyTree, gates: PyTree, *, coupling: Coupling | None = None, cut_unwritten: bool = False) -> PyTree:

@@ -28,13 +28,6 @@ def network(name):
     return net.apply, jax.tree.map(drawn, net.params), jax.tree.map(drawn, net.state)
 
 
-def crosses_a_shortcut(coupling, channel):
-    """Whether a channel runs through kernels of several blocks: the code of `ResNet` has sizes of its shortcuts."""
-    return len({coupling.paths[leaf].split("/")[1] for leaf, _, _ in channel.written}) > 1 or any(
-        "blocks_2/conv_1" in coupling.paths[leaf] for leaf, _, _ in channel.written
-    )
-
-
 @pytest.mark.core
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_shrunk_is_masked(name):
@@ -42,8 +35,7 @@ def test_shrunk_is_masked(name):
     x = jax.random.normal(jax.random.key(0), IMAGE)
     coupling = sparsity.couple(apply, (0, 1))(params, state, x)
     keep = np.arange(len(coupling)) % 3 > 0  # two thirds of each layer
-    if name == "ResNet":
-        keep |= np.array([crosses_a_shortcut(coupling, channel) for channel in coupling.channels])
+    assert coupling.fits.all()
     assert 0 < keep.sum() < len(coupling)
     masks = coupling.masks(keep)
     masked = sparsity.apply((params, state), masks)
@@ -89,6 +81,44 @@ def test_what_a_residual_sum_adds_goes_together():
     written = {coupling.paths[leaf] for leaf, _, _ in tied[0].written}
     assert written == {"0/conv/kernel", "0/blocks_0/conv_1/kernel", "0/blocks_1/conv_1/kernel"}
     assert len(coupling) == 6 + 2 * 6
+
+
+def test_half_of_all_channels_of_a_trained_resnet(shared):
+    with np.load(shared / "data" / "cifar10_resnet20_torch_state.npz") as weights:
+        net = models.as_function(models.resnet_from_torch(weights))
+    x = jax.random.uniform(jax.random.key(0), (32, 32, 3))
+    coupling = sparsity.couple(net.apply, (0, 1))(net.params, net.state, x)
+    assert coupling.fits.all()
+    keep = np.arange(len(coupling)) % 2 == 0
+    masked = sparsity.apply((net.params, net.state), coupling.masks(keep))
+    small = coupling.shrink((net.params, net.state), keep)
+    assert small[0]["head"]["kernel"].shape == (32, 10)
+    logits = net.apply(*masked, x)
+    np.testing.assert_allclose(net.apply(*small, x), logits, atol=1e-5 * float(jnp.abs(logits).max()))
+
+
+def test_what_a_shortcut_adds_goes_too():
+    apply, params, state = network("ResNet")
+    coupling = sparsity.couple(apply, (0, 1))(params, state, jnp.ones(IMAGE))
+    keep = np.ones(len(coupling), bool)
+    added = [
+        "1/blocks_2/shortcut/before" in {coupling.paths[leaf] for leaf, _, _ in c.carried} for c in coupling.channels
+    ]
+    keep[added] = False
+    assert (~keep).sum() == 1
+    assert coupling.shrink((params, state), keep)[1]["blocks_2"]["shortcut"]["before"].shape == (0,)
+
+
+def test_numbers_of_channels_in_the_code_are_found():
+    def f(p, x):
+        h = jnp.tanh(x @ p["a"]).reshape(4)
+        return jnp.sin(h @ p["b"]) @ p["c"]
+
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 5)), "c": jnp.ones((5, 2))}
+    coupling = sparsity.couple(f)(params, jnp.ones(3))
+    written = [coupling.paths[c.written[0][0]] for c in coupling.channels]
+    assert [path for path, fits in zip(written, coupling.fits, strict=True) if fits] == ["b"] * 5
+    assert [path for path, fits in zip(written, coupling.fits, strict=True) if not fits] == ["a"] * 4
 
 
 def test_flattening_gives_a_channel_many_rows():
@@ -148,7 +178,7 @@ def test_what_is_refused():
     coupling = sparsity.couple(apply)(params, state, jnp.ones(IMAGE))
     with pytest.raises(ValueError, match=r"`keep` must be a bool array \[13\]"):
         coupling.shrink(params, np.ones(13))
-    with pytest.raises(ValueError, match="At least one channel must be kept; axis 0 of `dense_0/bias`"):
+    with pytest.raises(ValueError, match="At least one channel must be kept; axis 1 of `dense_0/kernel`"):
         coupling.shrink(params, np.zeros(13, bool))
     with pytest.raises(ValueError, match="must have the structure"):
         coupling.shrink({"a": jnp.ones(3)}, np.ones(13, bool))
