@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 X64 = os.environ.get("JAXINTERP_X64") == "1"
+QUICKLY = os.environ.get("JAXINTERP_OPTIMIZED") != "1"
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -22,7 +23,7 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_enable_x64", X64)
 jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/jaxinterp-tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_disable_most_optimizations", os.environ.get("JAXINTERP_OPTIMIZED") != "1")
+jax.config.update("jax_disable_most_optimizations", QUICKLY)
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
 
@@ -77,6 +78,14 @@ def trained_resnet(shared):
         return apply
 
     return build
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """Programs of the file are compiled as for users: near the kinks of ReLUs the golden arrays depend on rounding."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", QUICKLY)
 
 
 @pytest.fixture

@@ -14,11 +14,14 @@ from jaxinterp.typing import Array
 
 
 class NewChannels(nnx.Variable):
-    """The zeros in the channels that a shortcut adds: an array, so that these can be cut out with the others."""
+    """As many zeros as a shortcut adds channels: an array, so that these can be cut out with the others."""
 
 
 class PaddedShortcut(nnx.Module):
-    """Each stride-th pixel, and new channels of zeros, half of them before and half after the old ones ("option A")."""
+    """Each stride-th pixel, and new channels of zeros, half of them before and half after the old ones ("option A").
+
+    The gains change no number: they show the program which channels of the result are the new ones.
+    """
 
     def __init__(self, new_channels: int, stride: int) -> None:
         self.stride = stride
@@ -30,11 +33,9 @@ class PaddedShortcut(nnx.Module):
         x = x[:, :: self.stride, :: self.stride, :]
         if not hasattr(self, "before"):
             return x
-        before, after = (
-            jnp.broadcast_to(zeros.astype(x.dtype), (*x.shape[:-1], zeros.size))
-            for zeros in (self.before[...], self.after[...])
-        )
-        return jnp.concatenate([before, x, after], -1)
+        before, after = (zeros[...].astype(x.dtype) for zeros in (self.before, self.after))
+        gains = jnp.concatenate([before, jnp.ones(x.shape[-1:], x.dtype), after])
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before.size, after.size))) * gains
 
 
 class ResidualBlock(nnx.Module):

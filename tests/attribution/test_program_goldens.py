@@ -12,7 +12,7 @@ from jaxinterp.attribution._full_grad import to_unit_range
 X64 = jax.config.jax_enable_x64
 DTYPE = jnp.float64 if X64 else jnp.float32
 
-pytestmark = pytest.mark.numerics
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("optimized")]
 
 
 @pytest.fixture(scope="module")

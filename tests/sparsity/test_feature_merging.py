@@ -78,7 +78,7 @@ def as_in_the_paper(w, b, a, threshold):
 def test_as_in_the_paper(threshold):
     """The same features as in its own terms, up to a scale that ReLU does not see."""
     for seed in range(5):
-        given = layer(seed, 4, 12, 2)
+        given = layer(seed, inputs=4, units=12, outputs=2)
         merged = sparsity.merge_features(*given, threshold=threshold)
         wanted = as_in_the_paper(*(np.asarray(array, np.float64) for array in given), threshold)
         np.testing.assert_array_equal(merged.kept, [min(indices) for indices, _, _ in wanted])
