@@ -79,23 +79,23 @@ def compiled(name):
 
 
 @METHOD
-@pytest.mark.parametrize("baseline", [0.0, 0.5])
-def test_a_linear_function_is_explained_exactly(method, baseline, key):
-    """A background has its mean there; where rows are drawn from it at random, all are the same."""
-    has_baseline = method.takes_baseline or method.domain == "background"
-    if method.on_linear is None or (baseline and not has_baseline):
-        pytest.skip("the method has no closed form with this baseline")
+def test_a_linear_function_is_explained_exactly(method, key):
+    """A background has its mean at the baseline; where rows are drawn from it at random, all are the same."""
+    if method.on_linear is None:
+        pytest.skip("the method has no closed form")
     rng = np.random.default_rng(1)
     a, x, noise = rng.normal(size=(3, 8, 8, 2) if method.domain in IMAGE else (3, 5)).astype(DTYPE)
-    origin = np.full(x.shape, baseline)
-    arrays = {"baseline": baseline} if method.takes_baseline else {}
-    if method.domain == "background":
-        rows = np.stack([origin, origin + noise, origin - 2 * noise] if not method.stochastic else [origin + noise] * 3)
-        arrays, origin = {"background": jnp.asarray(rows, DTYPE)}, rows.mean(0)
-    explain = jax.jit(functools.partial(method.build(lambda z: jnp.sum(jnp.asarray(a) * z)), **arrays))
-    wanted = method.on_linear(a.astype(np.float64), x.astype(np.float64), origin)
-    got = np.asarray(explain(key, jnp.asarray(x)), np.float64)
-    assert np.max(np.abs(got - wanted)) <= (1e-11 if X64 else 2e-5) * np.max(np.abs(a))
+    explain = jax.jit(method.build(lambda z: jnp.sum(jnp.asarray(a) * z)))
+    for baseline in (0.0, 0.5) if method.takes_baseline or method.domain == "background" else (0.0,):
+        origin = np.full(x.shape, baseline)
+        arrays = {"baseline": baseline} if method.takes_baseline else {}
+        if method.domain == "background":
+            shifts = [0 * noise, noise, -2 * noise] if not method.stochastic else [noise] * 3
+            rows = origin + np.stack(shifts)
+            arrays, origin = {"background": jnp.asarray(rows, DTYPE)}, rows.mean(0)
+        wanted = method.on_linear(a.astype(np.float64), x.astype(np.float64), origin)
+        got = np.asarray(explain(jax.random.clone(key), jnp.asarray(x), **arrays), np.float64)
+        assert np.max(np.abs(got - wanted)) <= (1e-11 if X64 else 2e-5) * np.max(np.abs(a)), baseline
 
 
 @METHOD
@@ -110,6 +110,7 @@ def test_the_map_is_like_the_input(method, key):
 
 
 @METHOD
+@pytest.mark.slow  # each operation on its own is compiled too
 def test_jit_changes_nothing(method, key):
     explain, x = built(method), points(method, 1)[0]
     assert_agree(explain(jax.random.clone(key), x), jax.jit(explain)(key, x))
@@ -123,14 +124,14 @@ def test_a_mapped_call_is_a_loop(method):
 
 
 @METHOD
-def test_chunks_change_nothing(method):
-    """Of 1 or 5 evaluations, the second with a remainder, or all at once."""
+@pytest.mark.parametrize("size", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_chunks_change_nothing(method, size):
+    """Of 5 evaluations, with a remainder, or of 1, or all at once."""
     if not method.takes_chunk_size:
         pytest.skip("the method evaluates once")
     x, key = points(method, 1)[0], keys(1)[0]
-    at_once, *chunked = (jax.jit(built(method, chunk_size=size))(key, x) for size in (None, 1, 5))
-    for got in chunked:
-        assert_agree(got, at_once)
+    at_once, chunked = (jax.jit(built(method, chunk_size=size))(key, x) for size in (None, size))
+    assert_agree(chunked, at_once)
 
 
 @METHOD
@@ -177,13 +178,14 @@ def test_the_body_of_the_function_runs_in_the_first_call_only(method):
 
 
 @METHOD
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-def test_a_bad_value_in_the_parameters_is_seen_in_the_map(method, bad, key):
+def test_a_bad_value_in_the_parameters_is_seen_in_the_map(method, key):
     if method.name == "eigen_cam":
         pytest.skip("the map depends on the features alone")
     f = function_of(method)
-    explain = jax.jit(built(method, lambda x: f(x) * jnp.asarray(bad, x.dtype)))
-    assert not bool(jnp.all(jnp.isfinite(explain(key, points(method, 1)[0]))))
+    explain = jax.jit(lambda bad, key, x: built(method, lambda x: f(x) * bad)(key, x))
+    for bad in (jnp.nan, jnp.inf):
+        found = explain(jnp.asarray(bad, DTYPE), jax.random.clone(key), points(method, 1)[0])
+        assert not bool(jnp.all(jnp.isfinite(found))), bad
 
 
 @METHOD

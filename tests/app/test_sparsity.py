@@ -104,6 +104,7 @@ def test_the_front():
     assert [(r["name"], r["level"]) for r in front] == [("over all", 0.5), ("per parameter", 0.5), ("over all", 0.9)]
 
 
+@pytest.mark.slow
 def test_a_low_curvature_network_is_measured_too(tmp_path):
     """Its kernels run through a loop, for their norm, before they are used."""
     text = tiny.CONFIG.replace("app.MLP(widths=(8,))", "app.LowCurvatureConvNet(widths=(2, 2))")

@@ -11,7 +11,8 @@ from jaxinterp import attribution, derivatives, local
 
 X64 = jax.config.jax_enable_x64
 DTYPE = jnp.float64 if X64 else jnp.float32
-MODELS = ("heloc_logistic", "heloc_ffnnA", "who_linear", "who_ffnnA")
+LINEAR = [pytest.param(name, marks=pytest.mark.slow) for name in ("heloc_logistic", "who_linear")]
+MODELS = ["heloc_ffnnA", "who_ffnnA", *LINEAR]
 ROWS = 10
 PUBLISHED = 1000  # samples behind each published estimate
 OURS = 20_000
