@@ -61,5 +61,6 @@ from jaxinterp.sparsity._shrinking import collapse as collapse
 from jaxinterp.sparsity._shrinking import couple as couple
 from jaxinterp.sparsity._surgeon import brain_surgeon as brain_surgeon
 from jaxinterp.sparsity._tri_state import complexity_penalty as complexity_penalty
+from jaxinterp.sparsity._tri_state import merge_linear_layers as merge_linear_layers
 from jaxinterp.sparsity._tri_state import tri_state_relu as tri_state_relu
 from jaxinterp.sparsity._unbiased import unbiased_gradient as unbiased_gradient

@@ -6,14 +6,15 @@ import operator
 import jax
 import jax.numpy as jnp
 
+from jaxinterp import checks
 from jaxinterp.typing import Array, PyTree
 
 
 def tri_state_relu(x: Array, width: Array, depth: Array) -> Array:
     r"""An activation that gates can switch off, or turn into the identity: w x where x >= 0, w d x elsewhere.
 
-    w = 0 removes a unit, w = 1 and d = 0 is ReLU, w = d = 1 the identity, which lets the layer be merged with the next.
-    Pass `threshold(gates)`, whose gradients go through.
+    w = 0 removes a unit, w = 1 and d = 0 is ReLU, w = d = 1 the identity: `merge_linear_layers` then makes one layer
+    of two. Pass `threshold(gates)`, whose gradients go through.
 
     Args:
       x: pre-activations.
@@ -42,3 +43,49 @@ def complexity_penalty(widths: PyTree, depths: PyTree) -> Array:
     """
     parts = jax.tree.map(lambda w, d: jnp.sum(w) * jnp.all(d < 0.5).astype(w.dtype), widths, depths)
     return functools.reduce(operator.add, jax.tree.leaves(parts), jnp.zeros(()))
+
+
+def merge_linear_layers(
+    kernel: Array, bias: Array, next_kernel: Array, next_bias: Array, *, width: Array | float = 1.0
+) -> tuple[Array, Array]:
+    r"""The one dense layer that two are with nothing but `width` between them, as where a depth gate is 1.
+
+    :math:`(w \odot (xK + b))K' + b' = x\,(K\,\mathrm{diag}(w)\,K') + (w \odot b)K' + b'`.
+
+    Args:
+      kernel: K, [inputs, units].
+      bias: b, [units].
+      next_kernel: K', [units, outputs].
+      next_bias: b', [outputs].
+      width: w, the gates of the units, [units] or one number.
+
+    Returns:
+      The kernel [inputs, outputs] and the bias [outputs].
+
+    Raises:
+      TypeError: if the arrays are not floating-point.
+      ValueError: if the shapes do not fit.
+
+    Source: Srinivas & Babu (2016, Learning Neural Network Architectures using Backpropagation).
+
+    >>> kernel, bias = merge_linear_layers(jnp.ones((3, 2)), jnp.ones(2), jnp.ones((2, 4)), jnp.zeros(4))
+    >>> kernel.shape, bias.tolist()
+    ((3, 4), [2.0, 2.0, 2.0, 2.0])
+    """
+    given = tuple(map(jnp.asarray, (kernel, bias, next_kernel, next_bias)))
+    kernel, bias, next_kernel, next_bias = checks.floating("merge_linear_layers", given)
+    shapes = [array.shape for array in given]
+    units = bias.shape
+    fits = (kernel.ndim, bias.ndim, next_kernel.ndim) == (2, 1, 2) and kernel.shape[1:] == next_kernel.shape[
+        :1
+    ] == units
+    if not fits or next_bias.shape != next_kernel.shape[1:] or jnp.shape(width) not in ((), units):
+        raise ValueError(
+            "`merge_linear_layers` needs a kernel [inputs, units] with a bias [units], one [units, outputs] with a "
+            f"bias [outputs], and a width for each unit or one for all; got shapes {shapes} and {jnp.shape(width)}."
+        )
+    gated = next_kernel * jnp.broadcast_to(jnp.asarray(width, next_kernel.dtype), units)[:, None]
+    return (
+        jnp.matmul(kernel, gated, precision="highest"),
+        jnp.matmul(bias, gated, precision="highest") + next_bias,
+    )

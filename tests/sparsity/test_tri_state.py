@@ -33,3 +33,31 @@ def test_gates_fall_and_rise_around_the_unstable_point():
         gates = sparsity.project(jax.tree.map(lambda g, s: g - 0.01 * s, gates, slope(gates)))
     assert gates[0].tolist() == [0.0, 1.0]
     assert float(sparsity.complexity_penalty([jnp.ones(3)], [jnp.asarray(0.7)])) == 0
+
+
+@pytest.mark.numerics
+def test_a_layer_whose_relu_is_the_identity_goes_into_the_next():
+    rng = np.random.default_rng(0)
+    shapes = ((5, 7), (7,), (7, 3), (3,))
+    kernel, bias, next_kernel, next_bias = layers = [jnp.asarray(rng.normal(size=shape), float) for shape in shapes]
+    x = jnp.asarray(rng.normal(size=(20, 5)), float)
+    widths = jnp.asarray([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0], float)
+    for width in (widths, 1.0):
+        hidden = sparsity.tri_state_relu(x @ kernel + bias[None], jnp.asarray(width, float), jnp.ones((), float))
+        before = hidden @ next_kernel + next_bias[None]
+        one_kernel, one_bias = jax.jit(sparsity.merge_linear_layers)(*layers, width=width)
+        np.testing.assert_allclose(
+            x @ one_kernel + one_bias[None], before, atol=2e-5 if before.dtype != float else 1e-12
+        )
+
+
+@pytest.mark.parametrize(
+    ("place", "shape"), [(0, (5, 6)), (0, (3, 3, 5, 7)), (1, (1, 7)), (2, (3, 7)), (3, (7,)), (4, (3,))]
+)
+def test_layers_that_do_not_fit_are_not_merged(place, shape):
+    given = [jnp.ones(s) for s in ((5, 7), (7,), (7, 3), (3,), (7,))]
+    given[place] = jnp.ones(shape)
+    with pytest.raises(ValueError, match="`merge_linear_layers` needs a kernel"):
+        sparsity.merge_linear_layers(*given[:4], width=given[4])
+    with pytest.raises(TypeError, match="`merge_linear_layers` needs floating-point"):
+        sparsity.merge_linear_layers(jnp.ones((5, 7), int), *given[1:4])
