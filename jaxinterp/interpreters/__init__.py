@@ -7,6 +7,7 @@ from jaxinterp.interpreters._backward import Rules as Rules
 from jaxinterp.interpreters._backward import with_backward as with_backward
 from jaxinterp.interpreters._channels import Channel as Channel
 from jaxinterp.interpreters._channels import channels as channels
+from jaxinterp.interpreters._channels import outline as outline
 from jaxinterp.interpreters._enclose import Enclosed as Enclosed
 from jaxinterp.interpreters._enclose import enclose as enclose
 from jaxinterp.interpreters._graph import Graph as Graph

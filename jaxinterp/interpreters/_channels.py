@@ -30,7 +30,7 @@ class Channel:
 
     Attributes:
       written: entries whose product with what comes before is the channel, as (leaf, axis, index).
-      read: entries that multiply it.
+      read: entries that multiply it; those of tied kernels are among both.
       carried: entries that are added to it or scale it: biases, and scales and statistics of normalisations.
     """
 
@@ -51,6 +51,24 @@ def channels(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> list[Chan
     return _Walk(program, [np.shape(leaf) for leaf in leaves], count).found()
 
 
+def outline(f: Callable[..., PyTree], *args: PyTree) -> list[tuple]:
+    """The names of the equations of a program and the numbers in them: what its code says but for shapes.
+
+    >>> wide, narrow = jnp.ones(4), jnp.ones(3)
+    >>> [outline(f, wide) == outline(f, narrow) for f in (lambda x: x / 2, lambda x: x / x.size)]
+    [True, False]
+    """
+    program, _ = opened_program(f, *args)
+    return [
+        (
+            node.name,
+            node.params.get("y"),  # the exponent of integer_pow
+            *(np.asarray(program.constants[v]).tobytes() for v in node.inputs if v in program.literals),
+        )
+        for node in program.nodes
+    ]
+
+
 def opened_program(f: Callable[..., PyTree], *args: PyTree) -> tuple[Graph, list]:
     """The program of a function down to its primitives, whatever rules of promotion are set, and its inputs."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -68,7 +86,7 @@ class _Walk:
         self.program = program
         self.parent = [FIXED]
         self.entries: dict[int, tuple[int, int, int]] = {}  # of each channel of a parameter
-        self.roles: dict[int, str] = {}
+        self.roles: dict[int, set[str]] = {}
         self.ids: dict[int, np.ndarray] = {}
         self.axes: dict[int, list[np.ndarray]] = {}
         for leaf, (v, shape) in enumerate(zip(program.inputs, shapes, strict=True)):
@@ -102,6 +120,7 @@ class _Walk:
 
     def tie(self, a: np.ndarray, b: np.ndarray) -> None:
         """The channels at the same places are one."""
+        a, b = _without_repeats(a, b)
         pairs = np.unique(np.stack([np.ravel(a), np.ravel(b)], 1), axis=0)
         for first, second in pairs[(pairs >= 0).all(1)].tolist():
             low, high = sorted((self.root(first), self.root(second)))
@@ -113,6 +132,8 @@ class _Walk:
             self.tie(channels, np.full(channels.shape, FIXED))
 
     def visit(self, node: Node) -> None:
+        if not node.outputs:  # it looks at values and changes none
+            return
         whole = [v for v in node.inputs if v in self.axes]
         if node.name in PASSING and whole:
             self.axes[node.outputs[0]] = self.axes[whole[0]]
@@ -130,14 +151,14 @@ class _Walk:
         if node.name in PASSING:
             self.ids[out] = channels[0]
         elif node.name in STRUCTURAL or (node.name == "pad" and not channels[1].shape):
-            self.ids[out] = np.asarray(node(*[jnp.asarray(c, jnp.int32) for c in channels])[0])
+            self.ids[out] = _compact(np.asarray(node(*[jnp.asarray(c, jnp.int32) for c in channels])[0]))
         elif node.name in ELEMENTWISE:
-            spread = [np.broadcast_to(c, shape) for c in channels]
+            spread = _without_repeats(*(np.broadcast_to(c, shape) for c in channels))
             result = spread[0]
             for other in spread[1:]:
                 self.tie(result, other)
                 result = np.where(result >= 0, result, other)
-            self.ids[out] = result
+            self.ids[out] = np.broadcast_to(result, shape)
         elif node.name in REDUCING:
             along = self.same_along(channels[0], node.params["axes"])
             if along is None:
@@ -157,7 +178,10 @@ class _Walk:
 
     def pooled(self, node: Node, channels: np.ndarray, shape: tuple[int, ...]) -> bool:
         windows = node.params.get("window_dimensions")
-        axes = [node.params["axis"]] if windows is None else [i for i, size in enumerate(windows) if size > 1]
+        if windows is None:
+            axes = [node.params["axis"]]
+        else:  # a stride alone takes entries away, too
+            axes = [i for i, size in enumerate(windows) if size > 1 or shape[i] != channels.shape[i]]
         along = self.same_along(channels, axes)
         if along is None:
             return False
@@ -200,16 +224,20 @@ class _Walk:
         if along is None:
             self.tie(data, np.full(data.shape, FIXED))
             along = np.full(weights.shape, FIXED)
-        self.roles.update(dict.fromkeys(weights.tolist(), "read"))
+        self.serves(weights, "read")
         self.tie(along, weights)
         constant = along == NONE  # always the same number: no channel comes in here
         self.tie(weights[constant], np.full(int(constant.sum()), FIXED))
 
     def written(self, out: int, shape: tuple[int, ...], axis: int, weights: np.ndarray) -> None:
-        self.roles.update(dict.fromkeys(weights.tolist(), "written"))
+        self.serves(weights, "written")
         place = [1] * len(shape)
         place[axis] = -1
         self.ids[out] = np.broadcast_to(weights.reshape(place), shape)
+
+    def serves(self, weights: np.ndarray, role: str) -> None:
+        for number in weights.tolist():
+            self.roles.setdefault(number, set()).add(role)
 
     def found(self) -> list[Channel]:
         classes: dict[int, list[int]] = {}
@@ -219,7 +247,24 @@ class _Walk:
         for number in sorted(classes):
             roles: dict[str, list] = {"written": [], "read": [], "carried": []}
             for member in classes[number]:
-                roles[self.roles.get(member, "carried")].append(self.entries[member])
+                for role in self.roles.get(member, ("carried",)):
+                    roles[role].append(self.entries[member])
             if number != FIXED and roles["written"] and roles["read"]:
                 result.append(Channel(*(tuple(roles[role]) for role in ("written", "read", "carried"))))
         return result
+
+
+def _compact(numbers: np.ndarray) -> np.ndarray:
+    """The same array as a view of its first entries along axes on which it does not change."""
+    for axis in range(numbers.ndim):
+        repeated = np.broadcast_to(numbers[(slice(None),) * axis + (slice(0, 1),)], numbers.shape)
+        if np.array_equal(repeated, numbers):
+            numbers = repeated
+    return numbers
+
+
+def _without_repeats(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Arrays of one shape, with one entry along axes on which each is a view of its first."""
+    repeated = [all(array.strides[axis] == 0 for array in arrays) for axis in range(arrays[0].ndim)]
+    where = tuple(slice(0, 1) if alike else slice(None) for alike in repeated)
+    return [array[where] for array in arrays]

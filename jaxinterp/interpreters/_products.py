@@ -14,6 +14,7 @@ from jaxinterp.interpreters._linearity import LOOPS
 from jaxinterp.typing import Array, PyTree
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
+SCALING = ("mul", "div", "select_n")
 MOVING = (*RESHAPING, *PASSING, "slice", "dynamic_slice", "split", "rev")
 
 
@@ -24,8 +25,8 @@ class Product:
     Attributes:
       leaf: the number of the parameter among the leaves of the tree.
       primitive: the name of the equation's primitive.
-      multiplications: by its entries, in all; `None` for a loop or a branch, which is not looked into, and for a factor
-        that is made of several parameters (a product of two).
+      multiplications: by its entries, in all; `None` for a loop or a branch, which is not looked into, for a factor
+        that is made of several parameters (a product of two), and if both factors are parameters, or data times one.
       axes: its axes in the order (inputs, *window, outputs), or `None` if it is no plain dense or convolution kernel:
         changed before, of several axes of inputs or outputs, or of a grouped convolution.
     """
@@ -116,20 +117,21 @@ def _found(program: Graph, num_parameters: int) -> list[_Found]:
             multiplications = program.avals[node.outputs[0]].size * _length(node, side, shape)
             axes = _axes(node, side, len(shape)) if known[0] in plain else None
             found.append(_Found(Product(leaf_of[known[0]], node.name, multiplications, axes), node, side))
-        elif node.name in LOOPS:
-            for v in known:
-                if len(program.avals[v].shape) > 1:
-                    found.append(_Found(Product(leaf_of[v], node.name, None, None), node, 0))
-        elif node.name in PRODUCTS:
-            for v in made_of.keys() & node.inputs:
-                found.append(_Found(Product(made_of[v], node.name, None, None), node, 0))
+        elif node.name in PRODUCTS or node.name in LOOPS:
+            for v in dict.fromkeys(node.inputs):
+                leaf = leaf_of.get(v, made_of.get(v))
+                if leaf is not None and (node.name in PRODUCTS or len(program.avals[v].shape) > 1):
+                    found.append(_Found(Product(leaf, node.name, None, None), node, 0))
     return found
 
 
 def _is_itself_again(program: Graph, node: Node, v: int, leaf: int, is_moved: bool) -> bool:
     """Whether a parameter comes out in its own shape: multiplied by a mask, divided by a norm; not a bias, added."""
-    is_kernel = len(program.avals[program.inputs[leaf]].shape) > 1 or not is_moved
-    return node.name in ELEMENTWISE and is_kernel and program.avals[node.outputs[0]].shape == program.avals[v].shape
+    if is_moved:
+        keeps = node.name in SCALING and len(program.avals[program.inputs[leaf]].shape) > 1
+    else:
+        keeps = node.name in ELEMENTWISE
+    return keeps and program.avals[node.outputs[0]].shape == program.avals[v].shape
 
 
 def _length(node: Node, side: int, shape: tuple[int, ...]) -> int:

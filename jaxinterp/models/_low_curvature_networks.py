@@ -154,10 +154,10 @@ class LowCurvatureResNet(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         height, width, channels = image_shape("LowCurvatureResNet", input_shape)
+        blocks = residual_blocks(widths, blocks_per_stage)
         self.stem = LowCurvatureBlock(
             channels, widths[0], stride=1, image=(height, width), beta=beta, gamma=gamma, rngs=rngs
         )
-        blocks = residual_blocks(widths, blocks_per_stage)
         self.num_blocks = len(blocks)
         for i, (before, after, stride) in enumerate(blocks):
             block = LowCurvatureResidualBlock(

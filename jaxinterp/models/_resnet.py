@@ -65,7 +65,8 @@ def residual_blocks(widths: Sequence[int], blocks_per_stage: int) -> list[tuple[
     checks.positive_integer("blocks_per_stage", blocks_per_stage)
     if not widths or list(widths) != sorted(widths):
         raise ValueError(
-            f"`widths` of a residual network must not fall, since shortcuts only add channels; got {widths}."
+            "`widths` of a residual network must not fall, since shortcuts only add channels, and there must be one; "
+            f"got {widths}."
         )
     blocks, channels = [], widths[0]
     for i, width in enumerate(widths):
@@ -87,7 +88,7 @@ class ResNet(nnx.Module):
       rngs: where the initial parameters are drawn from.
 
     Raises:
-      ValueError: if the examples are not images.
+      ValueError: if the examples are not images, or widths are none or fall.
     """
 
     def __init__(
@@ -101,10 +102,11 @@ class ResNet(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.activation = activation
-        self.num_blocks = len(widths) * blocks_per_stage
+        blocks = residual_blocks(widths, blocks_per_stage)
+        self.num_blocks = len(blocks)
         self.conv = _conv3x3(image_shape("ResNet", input_shape)[-1], widths[0], 1, rngs)
         self.norm = nnx.BatchNorm(widths[0], momentum=0.9, rngs=rngs)
-        for i, (channels, width, stride) in enumerate(residual_blocks(widths, blocks_per_stage)):
+        for i, (channels, width, stride) in enumerate(blocks):
             block = ResidualBlock(channels, width, stride=stride, activation=activation, rngs=rngs)
             setattr(self, f"blocks_{i}", block)
         self.head = nnx.Linear(widths[-1], num_classes, rngs=rngs)

@@ -69,7 +69,7 @@ def select_channels(
       argnums: the arguments that hold parameters, and running statistics if there are any; the other arguments are
         examples, along their first axis.
       kept: the fraction of the channels of each kernel that remains, at least one; or fractions by the path of the
-        kernel that reads them (the others are left alone), such as from `equal_accuracy_budgets`.
+        kernel that reads them (the others are left alone), such as units of `equal_accuracy_budgets` over widths.
       order: "asymmetric" (the best in the paper), "sequential" or "independent".
       reweight: whether the weights are solved for; without, they are those of W.
       ridge: keeps the new weights near those of W, see `reweighted`.

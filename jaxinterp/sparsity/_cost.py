@@ -48,8 +48,8 @@ def cost_by_parameter(f: Callable[..., PyTree], argnums: int = 0) -> Callable[..
       TypeError: if f is not callable, or a parameter not floating-point.
       ValueError: if a mask does not have as many leaves as the parameters.
       NotImplementedError: if a matrix of parameters enters a loop or a branch together with what depends on the other
-        arguments (write loops out with `interpreters.unrolled`), or these are multiplied by a matrix that is made of
-        several parameters.
+        arguments (write loops out with `interpreters.unrolled`), these are multiplied by a matrix that is made of
+        several parameters, or what was scaled by a matrix of parameters, entry by entry, by another one.
 
     >>> import jax.numpy as jnp
     >>> params = {"kernel": jnp.ones((3, 3, 1, 4)), "bias": jnp.zeros(4)}
@@ -66,8 +66,8 @@ def cost_by_parameter(f: Callable[..., PyTree], argnums: int = 0) -> Callable[..
             if product.multiplications is None:
                 raise NotImplementedError(
                     f"`cost` cannot count the multiplications of a `{product.primitive}` that takes parameters of the "
-                    "function: of loops and branches (write them out with `interpreters.unrolled`), or by a kernel "
-                    "that is made of several parameters."
+                    "function: of loops and branches (write them out with `interpreters.unrolled`), by a kernel that "
+                    "is made of several parameters, or of two factors that both were multiplied by parameters."
                 )
             totals[product.leaf] = totals.get(product.leaf, 0) + product.multiplications
         open_ones = count_by_parameter(params, *masks)

@@ -19,7 +19,7 @@ from jaxinterp import checks, tree
 from jaxinterp.typing import Array, Key, PyTree
 
 Granularity = Callable[[tuple[int, ...]], tuple[int, ...]]
-"""Takes the shape of a parameter, returns the shape of its gates, which broadcasts to it."""
+"""Takes the shape of a parameter, returns the shape of its gates: as many axes, each of the same size or of 1."""
 
 Predicate = Callable[[str, Array], bool]
 """Takes the path of a parameter (`dense_0/kernel`) and its value; says whether it is gated."""
@@ -131,6 +131,13 @@ def full_gates(method: str, params: PyTree, predicate: Predicate, granularity: G
             shape = granularity(param.shape)
         except ValueError as error:
             raise ValueError(f"`{method}` cannot gate `{name}`: {error} Exclude it by the predicate.") from error
+        if len(shape) != param.ndim or any(
+            ours not in (1, size) for ours, size in zip(shape, param.shape, strict=True)
+        ):
+            raise ValueError(
+                f"`{method}` needs gates with the axes of `{name}`, {param.shape}, each of that size or of 1; "
+                f"`granularity` gave {shape}."
+            )
         return jnp.full(shape, value, param.dtype)
 
     gates = jax.tree_util.tree_map_with_path(gate, params)

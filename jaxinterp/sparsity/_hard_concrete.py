@@ -55,7 +55,7 @@ class HardConcrete:
         return jax.tree.map(one, gates, noise)
 
     def threshold(self, gates: PyTree) -> PyTree:
-        """Returns the mask used after training: the gates without noise, at temperature 1."""
+        """Returns what multiplies parameters after training: gates without noise, at temperature 1, from 0 to 1."""
         return jax.tree.map(self._stretched, gates)
 
     def penalty(self, gates: PyTree) -> Array:

@@ -69,7 +69,7 @@ def merge_units(
       bias: [units].
       outgoing: weights of the next layer, whose `axis` is that of the units.
       num_removed: how many units go. By default as many as the rule without data tells: the mode of all saliencies
-        (of a histogram of 100 bins up to their 95th percentile) is the largest that is accepted.
+        (of a histogram of 100 bins up to their 95th percentile; without units that are dead) is the largest accepted.
       axis: of the units in `outgoing`; -2 for dense layers and convolutions.
       homogeneous: whether h(cx) = c h(x) for c > 0.
       distance: "euclidean", to which the bound belongs, or "relative". On networks with ReLU the cut-off of the first
@@ -78,7 +78,7 @@ def merge_units(
 
     Raises:
       TypeError: if the arrays are not floating-point.
-      ValueError: if the shapes do not fit, weights are not finite, or not at least one unit would remain.
+      ValueError: if the shapes do not fit, weights are not finite, there is one unit, or not one would remain.
 
     Source: Srinivas & Babu (2015). Runs outside `jax.jit`: the shapes depend on the weights.
 
@@ -90,12 +90,14 @@ def merge_units(
     checks.one_of("distance", distance, ("relative", "euclidean"))
     incoming, bias, moved = checked_layer("merge_units", incoming, bias, outgoing, axis)
     units = len(bias)
+    if units < 2:
+        raise ValueError("`merge_units` needs a layer of two units or more; got one.")
     if num_removed is not None and not 1 <= checks.positive_integer("num_removed", num_removed) < units:
         raise ValueError(f"`num_removed` must leave at least one of {units} units; got {num_removed}.")
     found = _merged(incoming.reshape(-1, units).T, bias, moved.reshape(units, -1), homogeneous, distance)
-    steps, removed, into, factors, all_saliencies = jax.tree.map(np.asarray, found)
+    steps, removed, into, factors, all_saliencies, is_dead = jax.tree.map(np.asarray, found)
     if num_removed is None:
-        beyond = np.flatnonzero(steps > _mode(all_saliencies))
+        beyond = np.flatnonzero(steps > _mode(all_saliencies[:, ~is_dead]))
         num_removed = int(beyond[0]) if beyond.size else units - 1
     removed, into = removed[:num_removed], into[:num_removed]
     for i, j, factor in zip(into, removed, factors[:num_removed], strict=True):
@@ -133,8 +135,8 @@ def checked_layer(method: str, incoming: Array, bias: Array, outgoing: Array, ax
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _merged(
     weights: Array, bias: Array, outgoing: Array, homogeneous: bool, distance: Distance
-) -> tuple[Array, Array, Array, Array, Array]:
-    """All removals but of one unit: saliencies, who, into whom, times what; and the first saliencies."""
+) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """All removals but of one unit: saliencies, who, into whom, times what; the first saliencies, and who is dead."""
     units = len(bias)
     lengths = jnp.linalg.norm(weights, axis=1)
     is_dead = (lengths == 0) & (bias == 0) if homogeneous else jnp.zeros(units, bool)
@@ -167,12 +169,14 @@ def _merged(
         return (saliency, outgoing), (lowest, j, i, factor)
 
     _, (steps, removed, into, factors) = jax.lax.scan(remove, (start, outgoing), None, units - 1)
-    return steps, removed, into, factors, start
+    return steps, removed, into, factors, start, is_dead
 
 
 def _mode(saliencies: np.ndarray) -> float:
-    """The most frequent saliency."""
+    """The most frequent saliency; 0 of none."""
     values = saliencies[np.isfinite(saliencies)]
+    if not values.size:
+        return 0.0
     counts, edges = np.histogram(values, BINS, (0, np.percentile(values, COVERED)))
     most = int(np.argmax(counts))
     return float(edges[most : most + 2].mean())

@@ -141,7 +141,8 @@ def equal_accuracy_budgets(
       Units to keep, [layers], at least one of each; their sum is the budget.
 
     Raises:
-      ValueError: if the shapes do not fit, the fractions do not rise to 1, or the budget leaves a layer without a unit.
+      ValueError: if the shapes do not fit, the fractions do not rise to 1, the budget leaves a layer without a unit, or
+        it is below what all layers keep at the least accuracy that was measured.
 
     Source: Kuzmin et al. (2019), as in El Halabi, Srinivas & Lacoste-Julien (2022).
 
@@ -161,12 +162,18 @@ def equal_accuracy_budgets(
     if total < len(units):
         raise ValueError(f"A budget of {total} units cannot give one to each of {len(units)} layers.")
     envelope = np.maximum.accumulate(np.minimum(curves, curves[:, -1:]), 1)
-    counts = np.ones_like(units)
+    counts = np.zeros_like(units)
     for level in np.unique(envelope):
         reached = np.where(envelope >= level, phi, np.inf).min(1)
         wanted = np.maximum(1, np.ceil(np.round(np.minimum(reached, 1) * units, 9))).astype(units.dtype)
         if np.all(np.isfinite(reached)) and wanted.sum() <= total:
             counts = np.maximum(counts, wanted)
+    if not counts.any():
+        least = int(np.maximum(1, np.ceil(np.round(phi[0] * units, 9))).sum())
+        raise ValueError(
+            f"A budget of {total} units is below the {least} that the smallest measured fraction, {phi[0]:g}, keeps: "
+            "measure smaller ones."
+        )
     for layer in np.argsort(-counts / units, kind="stable"):
         counts[layer] += min(total - counts.sum(), units[layer] - counts[layer])
     return counts

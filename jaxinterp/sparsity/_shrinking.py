@@ -1,5 +1,6 @@
 """Physical surgery: channels that are masked are cut out of all arrays that they run through."""
 
+import bisect
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinterp import checks, tree
-from jaxinterp.interpreters import Channel, channels, rearranged
+from jaxinterp.interpreters import Channel, channels, outline, rearranged
 from jaxinterp.sparsity._gates import apply, threshold
 from jaxinterp.typing import Array, PyTree
 
@@ -24,8 +25,9 @@ class Coupling:
       paths: of the leaves.
       shapes: of the leaves.
       structure: of the arguments.
-      fits: for each channel, whether the function runs without it as it is written, bool [channels]. The code of the
-        others has their number in it (a reshape, a padding, the layers of Flax Linen) and has to be changed with them.
+      fits: for each channel, whether the function is the same without it as it is written, bool [channels]. The code of
+        the others has their number in it (a reshape, a padding, a division by a width, the layers of Flax Linen) and
+        has to be changed with them. Tried for one channel of each group that runs along the same axes.
     """
 
     channels: tuple[Channel, ...]
@@ -85,8 +87,8 @@ class Coupling:
     def shrink(self, tree: PyTree, keep: Array | np.ndarray) -> PyTree:
         """The arguments without the channels that are not kept.
 
-        The function of them is that of the arguments times `masks(keep)`, and of the arguments before if what reads the
-        channels was zero. What does not fit (see `fits`) needs new sizes in the code.
+        For channels that fit (see `fits`), the function of them is that of the arguments times `masks(keep)`, and of
+        the arguments before if what reads the channels was zero. The others need new numbers in the code.
         """
         left = self._left(self._chosen(keep))
         leaves = self._leaves("arguments", tree)
@@ -101,6 +103,19 @@ class Coupling:
                     array = jnp.take(array, jnp.asarray(np.flatnonzero(entries)), axis)
             smaller.append(array)
         return jax.tree.unflatten(self.structure, smaller)
+
+    def without(self, number: int) -> list[Channel]:
+        """The other channels, as they are numbered when one has been cut out."""
+        gone = self.channels[number]
+        cut: dict[tuple[int, int], list[int]] = {}
+        for leaf, axis, index in sorted({*gone.written, *gone.read, *gone.carried}):
+            cut.setdefault((leaf, axis), []).append(index)
+
+        def moved(entries: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
+            return tuple((leaf, axis, i - bisect.bisect(cut.get((leaf, axis), []), i)) for leaf, axis, i in entries)
+
+        others = (channel for channel in self.channels if channel is not gone)
+        return [Channel(moved(one.written), moved(one.read), moved(one.carried)) for one in others]
 
     def _leaves(self, name: str, tree: PyTree) -> list:
         try:
@@ -175,25 +190,24 @@ def couple(f: Callable[..., PyTree], argnums: int | tuple[int, ...] = 0) -> Call
 
 
 def _fits(f: Callable[..., PyTree], coupling: Coupling, arguments: PyTree, others: tuple) -> np.ndarray:
-    """Whether f can be traced without a channel: tried for one of each group that runs along the same axes."""
+    """Whether without a channel f has the same equations with the same numbers, and ties the others as before."""
+    before = outline(f, arguments, *others)
     groups: dict[frozenset, list[int]] = {}
     for number, channel in enumerate(coupling.channels):
         axes = frozenset((leaf, axis) for leaf, axis, _ in (*channel.written, *channel.read, *channel.carried))
         groups.setdefault(axes, []).append(number)
 
-    def runs_without(numbers: list[int]) -> bool:
-        keep = np.ones(len(coupling), bool)
-        keep[numbers] = False
+    def is_the_same_without(number: int) -> bool:
+        keep = np.arange(len(coupling)) != number
         try:
-            jax.eval_shape(f, jax.eval_shape(lambda tree: coupling.shrink(tree, keep), arguments), *others)
+            smaller = jax.eval_shape(lambda tree: coupling.shrink(tree, keep), arguments)
+            return outline(f, smaller, *others) == before and channels(f, smaller, *others) == coupling.without(number)
         except Exception:  # of whatever kind: how code complains of shapes is its own affair
             return False
-        return True
 
-    fits = np.ones(len(coupling), bool)
-    if not runs_without([members[0] for members in groups.values()]):
-        for members in groups.values():
-            fits[members] = runs_without(members[:1])
+    fits = np.zeros(len(coupling), bool)
+    for members in groups.values():
+        fits[members] = is_the_same_without(members[0])
     return fits
 
 
@@ -207,7 +221,8 @@ def collapse(params: PyTree, gates: PyTree, *, coupling: Coupling | None = None,
     Args:
       params: the chosen arguments of the function: parameters, or a tuple of them and of running statistics.
       gates: in their structure, `None` where there are none (`jax.tree.map(lambda _: None, state)` for statistics): in
-        [0, 1], or a mask, such as of `HardConcrete` gates.
+        [0, 1], open from 1/2 on, or a mask. What `HardConcrete.threshold` returns may be between 0 and 1 and multiplies
+        the parameters before: `collapse(apply(params, m), jax.tree.map(lambda g: 1.0 * (g > 0), m))`.
       coupling: from `couple`, at the same arguments.
       cut_unwritten: whether channels go that no open weight writes.
 

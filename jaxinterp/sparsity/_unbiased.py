@@ -10,7 +10,7 @@ from jaxinterp import checks, interpreters, tree
 from jaxinterp.derivatives import Estimate
 from jaxinterp.typing import Array, Key, PyTree
 
-SMALLEST = 1e-6
+SMALLEST = 1e-6  # of k and 1 - k, by which the gradients divide; at least the precision of the gates
 
 
 def unbiased_gradient(
@@ -32,7 +32,7 @@ def unbiased_gradient(
 
     Returns:
       A function of a key and the gates k; the gradient's mean and standard error are pytrees like them. Gates at 0 or 1
-      are taken as 1e-6 from there.
+      are taken as 1e-6 from there, or the precision of their dtype if it is coarser.
 
     Raises:
       ValueError: if the method is unknown or there are fewer than two samples.
@@ -49,7 +49,7 @@ def unbiased_gradient(
 
     def estimate(key: Key, gates: PyTree) -> tuple[Array, Estimate]:
         key = checks.key("unbiased_gradient", key)
-        k = jax.tree.map(lambda g: jnp.clip(g, SMALLEST, 1 - SMALLEST), gates)
+        k = jax.tree.map(_inside, gates)
         look = interpreters.loop_safe(lambda mask: checks.scalar("unbiased_gradient", loss(mask)))
 
         def one(index: Array) -> tuple[Array, Array, PyTree]:
@@ -77,3 +77,8 @@ def unbiased_gradient(
         return jnp.mean(values), Estimate(mean, stderr, jnp.asarray(num_samples, jnp.int32))
 
     return estimate
+
+
+def _inside(gates: Array) -> Array:
+    margin = max(SMALLEST, float(jnp.finfo(gates.dtype).eps))
+    return jnp.clip(gates, margin, 1 - margin)

@@ -116,3 +116,6 @@ def test_what_is_refused():
         models.LowCurvatureConvNet((4, 4, 1), beta=-1.0, num_classes=2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="`widths` of a residual network must not fall"):
         models.LowCurvatureResNet((4, 4, 1), widths=(4, 2), num_classes=2, rngs=nnx.Rngs(0))
+    for network in (models.ResNet, models.LowCurvatureResNet):
+        with pytest.raises(ValueError, match=r"there must be one; got \(\)"):
+            network((4, 4, 1), widths=(), num_classes=2, rngs=nnx.Rngs(0))

@@ -106,6 +106,25 @@ def test_a_kernel_made_of_several_parameters_is_refused():
     assert sparsity.cost(adapted)(params, jnp.ones(5)).multiply_adds == 25
 
 
+def test_what_is_added_to_data_is_no_kernel():
+    """Learned positions."""
+    params = {"positions": jnp.ones((5, 4)), "kernel": jnp.ones((4, 6))}
+    f = lambda params, x: jnp.tanh(x + params["positions"]) @ params["kernel"]  # noqa: E731
+    found = sparsity.cost_by_parameter(f)(params, jnp.ones((5, 4)))
+    assert (found["positions"].multiply_adds, found["kernel"].multiply_adds) == (0, 5 * 4 * 6)
+    scaled = lambda params, x: (x * params["positions"]) @ params["kernel"]  # noqa: E731
+    with pytest.raises(NotImplementedError, match="two factors that both were multiplied by parameters"):
+        sparsity.cost(scaled)(params, jnp.ones((5, 4)))
+
+
+def test_a_loop_over_stacked_parameters_is_refused():
+    def f(params, x):
+        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, jnp.stack(params))[0]
+
+    with pytest.raises(NotImplementedError, match="of a `scan`"):
+        sparsity.cost(f)([jnp.ones((4, 4)), jnp.ones((4, 4))], jnp.ones(4))
+
+
 def test_refusals():
     with pytest.raises(TypeError, match="takes a function"):
         sparsity.cost("net")(jnp.ones(3))

@@ -161,3 +161,17 @@ def test_what_is_refused(change, message):
         sparsity.merge_units(*change(*layer(0, 4, 6)), num_removed=1)
     with pytest.raises(ValueError, match="must leave at least one of 6 units"):
         sparsity.merge_units(*layer(0, 4, 6), num_removed=6)
+    with pytest.raises(ValueError, match="needs a layer of two units or more"):
+        sparsity.merge_units(*layer(0, 4, 1))
+
+
+def test_dead_units_do_not_set_the_cut_off():
+    """Four live units far apart and many dead ones: these go, and the others are merged as without them."""
+    w, b, a = layer(0, 5, 4)
+    dead = jnp.zeros((5, 96), w.dtype), jnp.zeros(96, b.dtype), jnp.full((96, a.shape[1]), 0.01, a.dtype)
+    small = [w, b, 0.01 * a]
+    wide = [jnp.concatenate(pair, axis) for pair, axis in zip(zip(small, dead, strict=True), (1, 0, 0), strict=True)]
+    alone, among = sparsity.merge_units(*small), sparsity.merge_units(*wide)
+    np.testing.assert_array_equal(among.kept, alone.kept)
+    everything = sparsity.merge_units(*dead)
+    assert len(everything.kept) == 1

@@ -52,6 +52,16 @@ def test_a_sparsity_that_is_no_number(name, level):
         sparsity.gradual(level, end=3)
 
 
+@pytest.mark.parametrize("shape", [(3,), (6, 2), (1, 6, 3), (6, 3, 1)])
+def test_gates_that_are_not_along_the_axes(shape):
+    for method in (
+        sparsity.attach,
+        lambda params, **options: sparsity.prune(optax.sgd(0.1), SHOT, **options).init(params),
+    ):
+        with pytest.raises(ValueError, match=r"needs gates with the axes of `a/kernel`, \(6, 3\)"):
+            method(PARAMS, granularity=lambda _: shape)
+
+
 def test_steps_that_are_no_numbers():
     with pytest.raises(TypeError, match="`end` must be a number"):
         sparsity.gradual(0.5, end="3")

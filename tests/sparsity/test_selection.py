@@ -183,6 +183,8 @@ def test_what_is_refused():
         sparsity.equal_accuracy_budgets([0.5, 0.9], np.ones((1, 2)), [4], kept=0.5)
     with pytest.raises(ValueError, match="cannot give one to each"):
         sparsity.equal_accuracy_budgets([0.5, 1.0], np.ones((3, 2)), [1, 1, 1], kept=0.5)
+    with pytest.raises(ValueError, match=r"A budget of 20 units is below the 50 .* fraction, 0.25, keeps"):
+        sparsity.equal_accuracy_budgets([0.25, 0.5, 1.0], np.full((2, 3), 0.9), [100, 100], kept=0.1)
 
 
 @pytest.mark.parametrize("kept", [[1, 99], [-1, 2], [1, 1]])

@@ -143,7 +143,7 @@ def test_masks_of_units():
 
 
 def test_what_stays():
-    """LayerNorm sums over the channels, attention multiplies them: nothing that runs through either is removed."""
+    """A mean over the channels, as in LayerNorm, changes with each of them: nothing that runs through it is removed."""
 
     def f(p, x):
         h = jnp.tanh(x @ p["a"])
@@ -155,6 +155,79 @@ def test_what_stays():
     assert {coupling.paths[leaf] for c in coupling.channels for leaf, _, _ in c.written} == {"b"}
     with pytest.raises(ValueError, match="found no channel that can be removed"):
         sparsity.couple(lambda p, x: x @ p)(jnp.ones((3, 4)), jnp.ones(3))
+
+
+SMALL = {name: np.random.default_rng(i).normal(size=s) for i, (name, s) in enumerate(
+    {"a": (3, 8), "b": (8, 2), "c": (3, 4), "d": (3, 4), "w": (4, 5), "e": (4, 2), "half": (4, 2)}.items()
+)}  # fmt: skip
+
+
+def of_small(*names):
+    return {name: jnp.asarray(SMALL[name], float) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("f", "names"),
+    [
+        (lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"] / p["b"].shape[0] ** 0.5, ("a", "b")),
+        (lambda p, x: jnp.tanh(x @ p["a"]) ** p["b"].shape[0] @ p["b"], ("a", "b")),
+        (
+            lambda p, x: (
+                jnp.concatenate([jnp.tanh(x @ p["c"]), jnp.tanh(x @ p["d"])]).reshape(2, -1).T.reshape(-1) @ p["b"]
+            ),
+            ("c", "d", "b"),
+        ),
+        (lambda p, x: jnp.tanh(x @ p["a"])[::2] @ p["half"], ("a", "half")),
+    ],
+    ids=["scaled by a width", "raised to a width", "shuffled", "every second"],
+)
+def test_code_that_depends_on_the_number_of_channels_does_not_fit(f, names):
+    """It runs with fewer, and does something else."""
+    coupling = sparsity.couple(f)(of_small(*names), jnp.ones(3))
+    assert not coupling.fits.any()
+
+
+def test_a_kernel_that_is_used_both_ways_reads_and_writes():
+    """Tied weights, W tanh(Wᵀh): no channel of h goes while they read it."""
+
+    def f(p, x):
+        h = jnp.tanh(x @ p["c"])
+        back = jax.lax.dot_general(jnp.tanh(h @ p["w"]), p["w"], (((0,), (1,)), ((), ())))
+        return (h + back) @ p["e"]
+
+    params, x = of_small("c", "w", "e"), jnp.asarray([0.3, -1.0, 2.0], float)
+    coupling = sparsity.couple(f)(params, x)
+    assert coupling.fits.all()
+    gates = {"c": None, "w": None, "e": jnp.ones((4, 2)).at[0].set(0)}
+    left = sparsity.collapse(params, gates, coupling=coupling)
+    assert left["w"].shape == (4, 5)
+    np.testing.assert_allclose(f(left, x), f(sparsity.apply(params, gates), x), rtol=1e-5)
+    keep = np.arange(len(coupling)) != 0
+    small, masked = coupling.shrink(params, keep), sparsity.apply(params, coupling.masks(keep))
+    np.testing.assert_allclose(f(small, x), f(masked, x), rtol=1e-5)
+
+
+def test_gates_between_open_and_closed_multiply_before_they_are_collapsed():
+    gates = {"a": None, "b": jnp.asarray(np.repeat([[-0.7, 0.7, -9.0, 9.0]], 2, 0).T.repeat(2, 0), float)}
+    params, mask = of_small("a", "b"), sparsity.HardConcrete().threshold(gates)
+    f, x = lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"], jnp.ones(3)
+    coupling = sparsity.couple(f)(params, x)
+    gated = sparsity.apply(params, mask)
+    small = sparsity.collapse(gated, jax.tree.map(lambda g: 1.0 * (g > 0), mask), coupling=coupling)
+    assert small["a"].shape == (3, 6)
+    np.testing.assert_allclose(f(small, x), f(gated, x), rtol=1e-5)
+
+
+def test_strides_without_windows_and_what_only_looks():
+    def f(p, x):
+        h = jnp.tanh(x @ p["a"])
+        jax.debug.callback(lambda h: None, h)
+        h = jax.lax.reduce_window(h, -jnp.inf, jax.lax.max, (1, 1), (2, 1), "VALID")
+        return jnp.sum(h, 0) @ p["b"]
+
+    coupling = sparsity.couple(f)(of_small("a", "b"), jnp.ones((4, 3)))
+    assert len(coupling) == 8
+    assert coupling.fits.all()
 
 
 def test_concatenated_and_padded_channels():

@@ -60,3 +60,12 @@ def test_what_is_refused():
         sparsity.unbiased_gradient(loss, num_samples=1)
     with pytest.raises(TypeError, match="unbiased_gradient"):
         sparsity.unbiased_gradient(loss)(0, GATES)
+
+
+@pytest.mark.parametrize("method", ["arm", "reinforce"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_gates_that_are_closed_or_open_have_finite_gradients(dtype, method):
+    """Also where 1 - 1e-6 is 1."""
+    estimate = sparsity.unbiased_gradient(lambda m: jnp.sum(m.astype(jnp.float32)), method=method)
+    found = jax.jit(estimate)(jax.random.key(0), jnp.asarray([0.0, 1.0], dtype))[1]
+    assert np.all(np.isfinite(np.asarray(found.mean, np.float32)))
