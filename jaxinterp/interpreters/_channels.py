@@ -13,7 +13,7 @@ from jaxinterp.typing import PyTree
 
 NONE, FIXED = -1, 0
 
-STRUCTURAL = names("reshape transpose squeeze expand_dims broadcast_in_dim slice rev concatenate copy copy_p")
+STRUCTURAL = names("reshape transpose squeeze expand_dims broadcast_in_dim slice rev concatenate pad copy copy_p")
 PASSING = names("convert_element_type reduce_precision stop_gradient optimization_barrier")
 ELEMENTWISE = names(
     """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp cos cosh div eq erf erf_inv erfc exp
@@ -150,8 +150,8 @@ class _Walk:
         shape = self.program.avals[out].shape
         if node.name in PASSING:
             self.ids[out] = channels[0]
-        elif node.name in STRUCTURAL or (node.name == "pad" and not channels[1].shape):
-            self.ids[out] = _compact(np.asarray(node(*[jnp.asarray(c, jnp.int32) for c in channels])[0]))
+        elif node.name in STRUCTURAL:
+            self.ids[out] = _compact(_moved(node, channels, shape))
         elif node.name in ELEMENTWISE:
             spread = _without_repeats(*(np.broadcast_to(c, shape) for c in channels))
             result = spread[0]
@@ -252,6 +252,41 @@ class _Walk:
             if number != FIXED and roles["written"] and roles["read"]:
                 result.append(Channel(*(tuple(roles[role]) for role in ("written", "read", "carried"))))
         return result
+
+
+def _moved(node: Node, channels: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """What an equation that only moves entries makes of their numbers; in NumPy, where no shape has to be compiled."""
+    numbers, params = channels[0], node.params
+    if node.name == "transpose":
+        return numbers.transpose(params["permutation"])
+    if node.name == "broadcast_in_dim":
+        kept = params["broadcast_dimensions"]
+        aligned = [numbers.shape[kept.index(axis)] if axis in kept else 1 for axis in range(len(shape))]
+        return np.broadcast_to(numbers.reshape(aligned), shape)
+    if node.name == "slice":
+        steps = params["strides"] or (1,) * len(shape)
+        ranges = zip(params["start_indices"], params["limit_indices"], steps, strict=True)
+        return numbers[tuple(slice(*each) for each in ranges)]
+    if node.name == "rev":
+        return np.flip(numbers, params["dimensions"])
+    if node.name == "concatenate":
+        return np.concatenate(channels, params["dimension"])
+    if node.name == "pad":
+        return _padded(numbers, channels[1], params["padding_config"])
+    return numbers.reshape(shape)
+
+
+def _padded(numbers: np.ndarray, value: np.ndarray, config: Iterable[tuple[int, int, int]]) -> np.ndarray:
+    """With entries before, after and between along each axis; a negative number takes entries away."""
+    for axis, (before, after, between) in enumerate(config):
+        length = numbers.shape[axis]
+        size = length + between * max(length - 1, 0)
+        spread = np.full((*numbers.shape[:axis], size, *numbers.shape[axis + 1 :]), value)
+        spread[(slice(None),) * axis + (slice(None, None, between + 1),)] = numbers
+        widths = [(0, 0)] * axis + [(max(before, 0), max(after, 0))] + [(0, 0)] * (numbers.ndim - axis - 1)
+        spread = np.pad(spread, widths, constant_values=value.item())
+        numbers = spread[(slice(None),) * axis + (slice(max(-before, 0), spread.shape[axis] - max(-after, 0)),)]
+    return numbers
 
 
 def _compact(numbers: np.ndarray) -> np.ndarray:

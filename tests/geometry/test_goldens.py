@@ -12,7 +12,7 @@ from jaxinterp import geometry, heads
 X64 = jax.config.jax_enable_x64
 DTYPE = jnp.float64 if X64 else jnp.float32
 
-pytestmark = pytest.mark.numerics
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("optimized")]
 
 
 def softplus(beta):
