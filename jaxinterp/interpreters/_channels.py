@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxinterp.interpreters._graph import CALLS, CUSTOM, Graph, Node, graph
@@ -42,6 +41,7 @@ class Channel:
 def channels(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> list[Channel]:
     """The channels of `f(tree, *rest)` that can be removed, each with all that is tied to it, by residual sums too.
 
+    >>> import jax.numpy as jnp
     >>> f = lambda p, x: jnp.tanh(x @ p[0]) @ p[1]
     >>> channels(f, [jnp.ones((3, 2)), jnp.ones((2, 1))], jnp.ones(3))[0]
     Channel(written=((0, 1, 0),), read=((1, 0, 0),), carried=())
@@ -54,6 +54,7 @@ def channels(f: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> list[Chan
 def outline(f: Callable[..., PyTree], *args: PyTree) -> list[tuple]:
     """The names of the equations of a program and the numbers in them: what its code says but for shapes.
 
+    >>> import jax.numpy as jnp
     >>> wide, narrow = jnp.ones(4), jnp.ones(3)
     >>> [outline(f, wide) == outline(f, narrow) for f in (lambda x: x / 2, lambda x: x / x.size)]
     [True, False]

@@ -189,6 +189,12 @@ def place(model: nnx.Module, params: PyTree, state: PyTree) -> nnx.Module:
     return nnx.merge(graph, given[0], random, given[1])
 
 
+def of_zeros(build: Callable[[], Any]) -> Any:
+    """The module that `build` makes, of zeros: to be filled in, without drawing and compiling what is replaced."""
+    graph, shapes = nnx.split(nnx.eval_shape(build))
+    return nnx.merge(graph, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes))
+
+
 def _take_apart(model: Any) -> tuple[Any, dict, dict, dict]:
     # Intermediates that a module sows count as nothing: they are not there before the first call.
     graph, *parts = cast(tuple, nnx.split(model, nnx.Param, (nnx.RngState, nnx.Intermediate), ...))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from flax import nnx
 
+from jaxinterp.models._function import of_zeros
 from jaxinterp.models._llama import Llama
 
 LATER_VERSIONS = 0x616B3432  # "ak42", with which files of version 1 and 2 begin
@@ -105,15 +106,8 @@ def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
 
 
 def _llama(header: Header, weights: dict[str, np.ndarray]) -> Llama:
-    model = Llama(
-        header.vocab_size,
-        width=header.width,
-        num_blocks=header.num_blocks,
-        num_heads=header.num_heads,
-        num_kv_heads=header.num_kv_heads,
-        hidden=header.hidden,
-        rngs=nnx.Rngs(0),
-    )
+    options = {name: getattr(header, name) for name in ("width", "num_blocks", "num_heads", "num_kv_heads", "hidden")}
+    model = of_zeros(lambda: Llama(header.vocab_size, **options, rngs=nnx.Rngs(0)))
     model.embedding.table[...] = weights["embedding"]
     model.norm.scale[...] = weights["norm"]
     for i in range(model.num_blocks):

@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxinterp import checks
 from jaxinterp.models._convnet import image_shape
+from jaxinterp.models._function import of_zeros
 from jaxinterp.typing import Array
 
 
@@ -141,14 +142,14 @@ def resnet_from_torch(weights: Mapping[str, np.ndarray], *, activation: Callable
     for name, array in arrays.items():
         if array.ndim != (2 if name == "linear.weight" else 4):
             raise ValueError(f"The array {name!r} of a CIFAR ResNet cannot have the shape {array.shape}.")
-    model = ResNet(
-        (32, 32, arrays["conv1.weight"].shape[1]),  # global pooling: any height and width will do
-        widths=[arrays[f"layer{s}.0.conv2.weight"].shape[0] for s in range(1, num_stages + 1)],
-        blocks_per_stage=depth,
-        num_classes=arrays["linear.weight"].shape[0],
-        activation=activation,
-        rngs=nnx.Rngs(0),
-    )
+    options = {
+        "widths": [arrays[f"layer{s}.0.conv2.weight"].shape[0] for s in range(1, num_stages + 1)],
+        "blocks_per_stage": depth,
+        "num_classes": arrays["linear.weight"].shape[0],
+        "activation": activation,
+    }
+    shape = (32, 32, arrays["conv1.weight"].shape[1])  # global pooling: any height and width will do
+    model = of_zeros(lambda: ResNet(shape, **options, rngs=nnx.Rngs(0)))
     places = _places(model, depth)
     unused = [name for name in weights if name not in places and not name.endswith("num_batches_tracked")]
     if unused:
