@@ -6,6 +6,8 @@ import jupytext
 import nbclient
 import pytest
 
+from tests.app.tiny import environment
+
 COLABS = sorted((pathlib.Path(__file__).parents[1] / "colabs").glob("*.ipynb"))
 
 
@@ -31,8 +33,14 @@ def test_the_notebook_holds_no_output(path):
     assert path.stat().st_size < 50_000
 
 
-@pytest.mark.parametrize("path", COLABS, ids=lambda p: p.stem)
-def test_the_notebook_runs(path, tmp_path):
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=() if path.stem == "quickstart" else pytest.mark.slow) for path in COLABS],
+    ids=lambda p: p.stem,
+)
+def test_the_notebook_runs(path, tmp_path, monkeypatch):
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
     notebook = jupytext.read(path)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
