@@ -75,11 +75,10 @@ def merge_linear_layers(
     given = tuple(map(jnp.asarray, (kernel, bias, next_kernel, next_bias)))
     kernel, bias, next_kernel, next_bias = checks.floating("merge_linear_layers", given)
     shapes = [array.shape for array in given]
-    units = bias.shape
-    fits = (kernel.ndim, bias.ndim, next_kernel.ndim) == (2, 1, 2) and kernel.shape[1:] == next_kernel.shape[
-        :1
-    ] == units
-    if not fits or next_bias.shape != next_kernel.shape[1:] or jnp.shape(width) not in ((), units):
+    units, outputs = bias.shape, next_bias.shape
+    are_layers = (kernel.ndim, bias.ndim, next_kernel.ndim, next_bias.ndim) == (2, 1, 2, 1)
+    fits = are_layers and kernel.shape[1:] == units and next_kernel.shape == units + outputs
+    if not fits or jnp.shape(width) not in ((), units):
         raise ValueError(
             "`merge_linear_layers` needs a kernel [inputs, units] with a bias [units], one [units, outputs] with a "
             f"bias [outputs], and a width for each unit or one for all; got shapes {shapes} and {jnp.shape(width)}."

@@ -294,6 +294,16 @@ def test_a_batch_is_the_same_as_a_loop(name):
     np.testing.assert_allclose(batched(keys, ours(ROWS), ours(B)), np.stack(looped), rtol=0, atol=10 * TOLERANCE)
 
 
+@pytest.mark.slow  # each operation on its own is compiled too
+@pytest.mark.parametrize("name", METHODS)
+def test_compilation_changes_nothing(name):
+    explain, key = METHODS[name](curved), jax.random.key(0)
+    np.testing.assert_array_equal(explain(key, ours(X), baseline=ours(X)), np.zeros(6))
+    wanted = of_curved(name)[0](jax.random.clone(key), ours(ROWS[0]), ours(B))
+    found = explain(jax.random.clone(key), ours(ROWS[0]), baseline=ours(B))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=10 * TOLERANCE)
+
+
 @pytest.mark.parametrize("size", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 1000, None))])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_chunk_size_changes_nothing(name, size):

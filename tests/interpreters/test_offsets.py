@@ -469,7 +469,7 @@ def test_what_cannot_be_decomposed_is_refused(f, x, match):
 # ------------------------------------------------------------------------------------------------------ random programs
 
 
-@hypothesis.settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @hypothesis.given(**programs.RANDOM)
 def test_random_programs_are_decomposed_completely(steps, shape, seed):
     f, x = programs.random_program(steps, shape, seed)
