@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from jaxinterp import checks
-from jaxinterp.typing import PyTree
+from jaxinterp.typing import Array, PyTree
 
 
 def map_examples(
@@ -55,3 +56,26 @@ def map_examples(
         return jax.lax.map(one, varying, batch_size=batch_size)
 
     return mapped
+
+
+@jax.custom_batching.custom_vmap
+def any_example(flag: Array) -> Array:
+    """Whether it holds for any of the examples that are computed together: one decision for all of them.
+
+    Under `jax.vmap`, `jax.lax.cond` on a condition of each example computes both branches for all; on this one, it
+    computes one.
+
+    Args:
+      flag: a boolean scalar.
+
+    >>> import jax.numpy as jnp
+    >>> root = lambda x: jax.lax.cond(any_example(x < 0), lambda: jnp.nan, lambda: jnp.sqrt(x))
+    >>> jax.vmap(root)(jnp.array([1.0, 4.0])).tolist(), jax.vmap(root)(jnp.array([1.0, -4.0])).tolist()
+    ([1.0, 2.0], [nan, nan])
+    """
+    return flag
+
+
+@any_example.def_vmap
+def _(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    return any_example(jnp.any(flag)), False

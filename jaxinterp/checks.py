@@ -154,7 +154,11 @@ def _described(method: str, value: Any) -> tuple[tuple[int, ...], jnp.dtype]:
     return jnp.shape(value), jnp.result_type(value)
 
 
-def not_differentiable(method: str, values: PyTree) -> PyTree:
+def not_differentiable(
+    method: str,
+    values: PyTree,
+    why: str = "searches, so it has no derivative; differentiate the function at what it finds",
+) -> PyTree:
     """Returns `values`; whoever differentiates with respect to them gets a `TypeError` that names the method."""
 
     @jax.custom_jvp
@@ -163,7 +167,7 @@ def not_differentiable(method: str, values: PyTree) -> PyTree:
 
     @identity.defjvp
     def refuse(*_: Any) -> Any:
-        raise TypeError(f"`{method}` searches, so it has no derivative; differentiate the function at what it finds.")
+        raise TypeError(f"`{method}` {why}.")
 
     return identity(values)
 

@@ -87,3 +87,18 @@ def test_a_piece_has_at_least_one_example():
         batching.map_examples(example, batch_size=0)
     with pytest.raises(TypeError, match="`batch_size`"):
         batching.map_examples(example, batch_size=2.0)
+
+
+@pytest.mark.core
+def test_one_decision_for_all_examples():
+    """In a condition that `vmap` leaves one; under two of them, and where the examples are differentiated."""
+
+    def f(x):
+        return jax.lax.cond(batching.any_example(jax.lax.stop_gradient(x) < 0), lambda: -x, lambda: x**2)
+
+    assert "select" not in str(jax.make_jaxpr(jax.vmap(f))(jnp.ones(3)))
+    x = jnp.array([[1.0, 2.0], [3.0, -4.0]])
+    np.testing.assert_array_equal(jax.vmap(jax.vmap(f))(x), -x)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(jax.vmap(f)))(x**2), x**4)
+    np.testing.assert_array_equal(jax.vmap(jax.grad(f))(jnp.array([1.0, 2.0])), [2.0, 4.0])
+    np.testing.assert_array_equal(jax.lax.map(f, jnp.array([2.0, -3.0])), [4.0, 3.0])

@@ -13,7 +13,7 @@ NEARLY_SINGULAR = 0.925  # the correlation from which the expansion around 1 is 
 
 @jax.custom_jvp
 def bivariate_normal(h: Array, k: Array, correlation: Array) -> Array:
-    r""":math:`P[X \le h, Y \le k]` for standard normal X and Y with a correlation ρ, to 20 digits less rounding.
+    r""":math:`P[X \le h, Y \le k]` for standard normal X and Y with a correlation ρ, up to rounding.
 
     :math:`\Phi(h)\Phi(k) + \frac1{2\pi}\int_0^{\arcsin\rho}\exp\bigl(-\tfrac{h^2 + k^2 - 2hk\sin\theta}{2\cos^2\theta}
     \bigr)\,d\theta`, and for ρ near ±1 an expansion of that around 1, each with 20 nodes.

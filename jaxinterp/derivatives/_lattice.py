@@ -21,8 +21,8 @@ def generating_vector(dimension: int, n: int) -> np.ndarray:
 
     Component by component, each minimises the worst-case error :math:`-1 + \frac1n\sum_i\prod_j(1 + \gamma_j
     \omega(\{i z_j/n\}))`, :math:`\omega(x) = 2\pi^2(x^2 - x + 1/6)`, over functions with square-integrable mixed
-    derivatives, with weights :math:`\gamma_j = 1/j^2`: the first variables matter most. All n candidates together are
-    a circular convolution in the order of the powers of a primitive root.
+    derivatives, with weights :math:`\gamma_j = 1/(10 j)`: the first variables matter most. All n candidates
+    together are a circular convolution in the order of the powers of a primitive root.
 
     Source: Nuyens & Cools (2006).
 
@@ -42,7 +42,7 @@ def generating_vector(dimension: int, n: int) -> np.ndarray:
         error = np.fft.irfft(spectrum * np.fft.rfft(product), half)
         chosen = int(np.argmin(error)) if j else 0
         vector[j] = powers[chosen]
-        product = product * (1 + kernel[(chosen - np.arange(half)) % half] / (j + 1) ** 2)
+        product = product * (1 + kernel[(chosen - np.arange(half)) % half] / (10 * (j + 1)))
         product = product / product.mean()
     return vector
 

@@ -44,6 +44,18 @@ def constant_program(matvec: MatVec, like: PyTree) -> MatVec:
     return interpreters.loop_safe(interpreters.detached(interpreters.trace(matvec, like)))
 
 
+def flat_products(matvec: MatVec, like: PyTree) -> tuple[MatVec, MatVec]:
+    """`matvec` on flat vectors, traced once and fast in a loop: constant under differentiation, and not."""
+    flat, unravel = tree.ravel(like)
+    program = interpreters.trace(matvec, like)
+
+    def on_flat(product: MatVec) -> MatVec:
+        return lambda vector: tree.ravel(product(unravel(vector)))[0].astype(flat.dtype)
+
+    constant, differentiable = map(interpreters.loop_safe, (interpreters.detached(program), program))
+    return on_flat(constant), on_flat(differentiable)
+
+
 def power_iteration(
     matvec: MatVec, *, num_iterations: int = 100, tolerance: float = 1e-3
 ) -> Callable[[Key, PyTree], Spectral]:
@@ -119,13 +131,8 @@ def lanczos(
     def iterate(key: Key, like: PyTree) -> tuple[Spectral, Spectral]:
         checks.key("lanczos", key)
         flat, unravel = tree.ravel(checks.floating("lanczos", like))
-        dtype = flat.dtype
-        product = constant_program(matvec, like)
-
-        def flat_product(vector: Array) -> Array:
-            return tree.ravel(product(unravel(vector)))[0].astype(dtype)
-
-        low, high, steps = _krylov_extremes(key, flat_product, flat.size, dtype, num_iterations, tolerance)
+        product, _ = flat_products(matvec, like)
+        low, high, steps = _krylov_extremes(key, product, flat.size, flat.dtype, num_iterations, tolerance)
         smallest, largest = (unravel(vector) for vector in (low, high))
         return _evidence(matvec, smallest, steps), _evidence(matvec, largest, steps)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxinterp import checks, tree
 from jaxinterp.derivatives._expectation import Estimate, expectation
-from jaxinterp.derivatives._spectral import constant_program, tridiagonalised
+from jaxinterp.derivatives._spectral import flat_products, tridiagonalised
 from jaxinterp.typing import Array, Key, MatVec, PyTree
 
 
@@ -35,7 +35,8 @@ def eigenpairs(matvec: MatVec, num_pairs: int, *, num_iterations: int = 64) -> C
 
     Ritz pairs of a Krylov space of `num_iterations` vectors with full reorthogonalisation (Lanczos; Golub & Van Loan,
     2013, ch. 10). Of an eigenvalue that occurs several times one copy is found for certain; as soon as a Krylov space
-    is exhausted it goes on from a fresh direction, which may find others. Not differentiable.
+    is exhausted it goes on from a fresh direction, which may find others. The values are differentiable, at constant
+    vectors; the vectors are not.
 
     Memory: `num_iterations` vectors.
 
@@ -61,17 +62,17 @@ def eigenpairs(matvec: MatVec, num_pairs: int, *, num_iterations: int = 64) -> C
         flat, unravel = tree.ravel(checks.floating("eigenpairs", like))
         if flat.size < count:
             raise ValueError(f"`eigenpairs` was asked for {count} pairs of an operator on {flat.size} entries.")
-        product = constant_program(matvec, like)
-        on_flat = lambda v: tree.ravel(product(unravel(v)))[0]  # noqa: E731
-        found = tridiagonalised(checks.key("eigenpairs", key), on_flat, flat.size, flat.dtype, num_iterations)
+        constant, product = flat_products(matvec, like)
+        found = tridiagonalised(checks.key("eigenpairs", key), constant, flat.size, flat.dtype, num_iterations)
         basis, matrix = found
         values, vectors = jnp.linalg.eigh(matrix)
         chosen = jnp.argsort(-jnp.abs(values))[:count]
         rows = jnp.dot(vectors[:, chosen].T, basis, precision="highest")
         rows = rows / jnp.sqrt(jnp.sum(rows**2, 1, keepdims=True))
-        images = jax.lax.map(on_flat, rows)
+        rows = jax.lax.stop_gradient(rows)
+        images = jax.lax.map(product, rows)
         ritz = jnp.sum(rows * images, 1)
-        residuals = jnp.sqrt(jnp.sum((images - ritz[:, None] * rows) ** 2, 1))
+        residuals = jnp.sqrt(jnp.sum(jax.lax.stop_gradient(images - ritz[:, None] * rows) ** 2, 1))
         steps = jnp.asarray(len(basis), jnp.int32)
         return Eigenpairs(ritz, jax.vmap(unravel)(rows), residuals, steps)
 
@@ -122,7 +123,7 @@ def spectral_density(
 
     For a unit vector v, :math:`v^\top h(A)v \approx \sum_j \tau_j^2 h(\theta_j)` with θ the eigenvalues of the Lanczos
     matrix started at v and τ the first entries of its eigenvectors: exact for polynomials up to degree 2m - 1. The mean
-    over random signs v is :math:`\operatorname{tr} h(A)/n`.
+    over random signs v is :math:`\operatorname{tr} h(A)/n`. A counts as a constant under differentiation.
 
     Args:
       matvec: v -> A·v on pytrees, A symmetric.
@@ -142,14 +143,13 @@ def spectral_density(
 
     def estimate(key: Key, like: PyTree) -> SpectralDensity:
         key = checks.key("spectral_density", key)
-        flat, unravel = tree.ravel(checks.floating("spectral_density", like))
-        product = constant_program(matvec, like)
-        on_flat = lambda v: tree.ravel(product(unravel(v)))[0]  # noqa: E731
+        flat, _ = tree.ravel(checks.floating("spectral_density", like))
+        product, _ = flat_products(matvec, like)
 
         def rule(index: Array) -> tuple[Array, Array]:
             probe = tree.rademacher_like(jax.random.fold_in(key, index), flat)
             own = jax.random.fold_in(key, num_samples + index)
-            _, matrix = tridiagonalised(own, on_flat, flat.size, flat.dtype, num_iterations, probe)
+            _, matrix = tridiagonalised(own, product, flat.size, flat.dtype, num_iterations, probe)
             nodes, vectors = jnp.linalg.eigh(matrix)
             return nodes, vectors[0] ** 2
 
@@ -186,19 +186,18 @@ def hutch_plus_plus(matvec: MatVec, *, num_products: int) -> Callable[[Key, PyTr
 
     def estimate(key: Key, like: PyTree) -> Estimate:
         key = checks.key("hutch_plus_plus", key)
-        flat, unravel = tree.ravel(checks.floating("hutch_plus_plus", like))
-        product = constant_program(matvec, like)
-        on_flat = lambda v: tree.ravel(product(unravel(v)))[0]  # noqa: E731
+        flat, _ = tree.ravel(checks.floating("hutch_plus_plus", like))
+        constant, product = flat_products(matvec, like)
         rank = min(num_products // 3, flat.size)
         draw = lambda i: tree.rademacher_like(jax.random.fold_in(key, i), flat)  # noqa: E731
-        sketch = jax.lax.map(lambda i: on_flat(draw(i)), jnp.arange(rank, dtype=jnp.int32))
-        basis = jnp.linalg.qr(sketch.T)[0].T
-        known = jnp.sum(basis * jax.lax.map(on_flat, basis))
+        sketch = jax.lax.map(lambda i: constant(draw(i)), jnp.arange(rank, dtype=jnp.int32))
+        basis = jnp.linalg.qr(sketch.T)[0].T  # a constant: the mean is tr A for any
+        known = jnp.sum(basis * jax.lax.map(product, basis))
 
         def rest(own: Key) -> Array:
             probe = tree.rademacher_like(own, flat)
             probe = probe - jnp.dot(jnp.dot(basis, probe, precision="highest"), basis, precision="highest")
-            return jnp.vdot(probe, on_flat(probe), precision="highest")
+            return jnp.vdot(probe, product(probe), precision="highest")
 
         found = expectation(rest, num_products - 2 * rank, chunk_size=1)(jax.random.fold_in(key, rank))
         return Estimate(found.mean + known, found.stderr, found.num_samples)

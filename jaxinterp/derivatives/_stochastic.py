@@ -1,15 +1,14 @@
 """Stochastic estimates of traces, diagonals and norms of operators that are known by their products only.
 
-Rademacher probes are used throughout: v·Hv is even in v, so antithetic pairs ±v would repeat the same number.
-  Antithetic
-pairs belong to `laplacian`, which sees function values only and cancels the first-order term with them.
+Rademacher probes are used throughout: v·Hv is even in v, so antithetic pairs ±v would repeat the same number. Those
+belong to `laplacian`, which sees function values only and cancels the first-order term with them.
 """
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from jaxinterp import tree
+from jaxinterp import checks, tree
 from jaxinterp.derivatives._expectation import Estimate, expectation
 from jaxinterp.interpreters import restrict_scalar
 from jaxinterp.typing import Array, Key, MatVec, PyTree, ScalarFn
@@ -83,6 +82,9 @@ def laplacian(
     one-sided form of Srinivas & Fleuret, 2021). Rounding contributes about 2·ε·|f|/σ², so σ must not be too small
     in float32.
 
+    Raises:
+      ValueError: at the call, if σ is negative or not one number.
+
     >>> estimate = laplacian(lambda x: jnp.sum(x**2), num_samples=500)(jax.random.key(0), jnp.ones(3), stddev=0.1)
     >>> bool(abs(estimate.mean - 6.0) < 4 * estimate.stderr)
     True
@@ -90,8 +92,9 @@ def laplacian(
 
     def sample(key: Key, *args: PyTree, stddev: Array | float) -> Array:
         g, x = restrict_scalar("laplacian", f, argnums, args)
-        step = tree.scale(stddev, tree.normal_like(key, x))
+        sigma = checks.distance("stddev", stddev)
+        step = tree.scale(sigma, tree.normal_like(key, x))
         pair = g(tree.add(x, step)) + g(tree.sub(x, step))
-        return (pair - 2 * g(x)) / jnp.asarray(stddev).astype(pair.dtype) ** 2
+        return (pair - 2 * g(x)) / jnp.square(sigma.astype(pair.dtype))
 
     return expectation(sample, num_samples, chunk_size=chunk_size)

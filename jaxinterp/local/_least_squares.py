@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxinterp import checks
+from jaxinterp import batching, checks
 from jaxinterp.typing import Array
 
 _Triple = tuple[Array, Array, Array]
@@ -23,7 +23,7 @@ class LeastSquares:
       coefficients: b, [features].
       stderr: standard errors of the coefficients, [features], from the residuals of the fit and without the
         assumption that these have equal variance (White, 1980, with the factor n/(n - p)). Infinite where the rows do
-        not determine a coefficient, and everywhere if there are no more samples than coefficients.
+        not determine a coefficient, and everywhere if no more samples have a weight than there are coefficients.
       condition: the condition number of the weighted rows, the largest over the smallest singular value; infinite if
         they leave a direction open.
     """
@@ -73,12 +73,13 @@ def weighted_least_squares(
     """
     checks.non_negative("ridge", ridge)
     samples, features = design.shape
-    share = weights / jnp.sum(weights)
+    total = jnp.sum(weights)
+    share = weights / total
     middle, height = jnp.zeros((features,), design.dtype), jnp.zeros((), targets.dtype)
     if intercept:
         middle = jnp.dot(share, design, precision="highest")
         height = jnp.dot(share, targets, precision="highest")
-    root = jnp.sqrt(weights)
+    root = jnp.sqrt(share + 1e-30) * jnp.sqrt(total)  # differentiable at 0
     rows = root[:, None] * (design - middle[None])
     eps = float(jnp.finfo(design.dtype).eps)
     spread, uncentred = (jnp.linalg.norm(z, axis=0) for z in (rows, root[:, None] * design))
@@ -93,14 +94,16 @@ def weighted_least_squares(
     slope = jnp.dot(pseudo_inverse, heights, precision="highest")
     constant = height - jnp.dot(middle, slope, precision="highest")
     residual = heights - jnp.dot(rows, slope, precision="highest")
-    freedom = samples // cluster - features - intercept  # a mask and its complement are one row, up to the sign
+    present = jnp.sum(weights > 0, dtype=jnp.int32) // cluster  # a mask and its complement are one row, up to the sign
+    freedom = present - features - int(intercept)
     influence = (pseudo_inverse * residual[None])[:, fixed:]
     if basis is not None:
         slope, influence = (jnp.dot(basis, part, precision="highest") for part in (slope, influence))
         determined = jnp.broadcast_to(jnp.all(determined), slope.shape)
     if cluster > 1:
         influence = jnp.sum(influence.reshape(len(influence), -1, cluster), axis=2)
-    stderr = jnp.sqrt(samples // cluster / max(freedom, 1) * jnp.sum(influence**2, axis=1))
+    factor = present.astype(slope.dtype) / jnp.maximum(freedom, 1).astype(slope.dtype)
+    stderr = jnp.sqrt(factor * jnp.sum(influence**2, axis=1))
     is_known = determined & (freedom > 0) | (fixed == samples)
     return LeastSquares(
         constant,
@@ -117,44 +120,37 @@ def _pseudo_inverse(rtol: float, rows: Array) -> _Triple:
         return rows.T, jnp.ones((1,), rows.dtype), jnp.ones((0,), rows.dtype)
     if rows.shape[0] < rows.shape[1]:
         return _by_singular_vectors(rtol, rows)
-    return _by_gram_matrix(jnp.asarray(rtol, rows.dtype), rows)
+    return _by_gram_matrix(rtol, rows)
 
 
-@jax.custom_batching.custom_vmap
-def _by_gram_matrix(rtol: Array, rows: Array) -> _Triple:
-    r"""`_pseudo_inverse` for any leading axes, from the eigenvectors of :math:`A^\top A` if all are well conditioned.
+def _by_gram_matrix(rtol: float, rows: Array) -> _Triple:
+    r"""`_pseudo_inverse` from the eigenvectors of :math:`A^\top A`, if that is well conditioned (in all of a batch).
 
     With eigenvectors V and eigenvalues :math:`D^2` of that, the columns of :math:`B = AVD^{-1}` are orthonormal up to
-    :math:`\epsilon\kappa^2`, and a Newton step for the inverse of :math:`B^\top B` squares that error. If one is not,
-    from the singular vectors of A, which take several times as long.
+    :math:`\epsilon\kappa^2`, and a Newton step for the inverse of :math:`B^\top B` squares that error. If it
+    is not, from the singular vectors of A, which take several times as long.
     """
-    squares, vectors = jnp.linalg.eigh(_dot(jnp.matrix_transpose(rows), rows))
+    squares, vectors = jnp.linalg.eigh(_dot(rows.T, rows))
 
     def fast() -> _Triple:
-        scaled = vectors / jnp.sqrt(squares)[..., None, :]
+        scaled = vectors / jnp.sqrt(squares)[None]
         columns = _dot(rows, scaled)
-        square = _dot(jnp.matrix_transpose(columns), columns)
-        inverse = 2 * jnp.broadcast_to(jnp.eye(rows.shape[-1], dtype=rows.dtype), square.shape) - square
-        lengths = jnp.sqrt(squares * jnp.diagonal(square, axis1=-2, axis2=-1))
-        return _dot(_dot(scaled, inverse), jnp.matrix_transpose(columns)), lengths[..., ::-1], jnp.ones_like(lengths)
+        square = _dot(columns.T, columns)
+        inverse = 2 * jnp.eye(rows.shape[1], dtype=rows.dtype) - square
+        lengths = jnp.sqrt(squares * jnp.diagonal(square))
+        return _dot(_dot(scaled, inverse), columns.T), lengths[::-1], jnp.ones_like(lengths)
 
-    is_well = jnp.all(squares[..., 0] * WELL_CONDITIONED**2 > squares[..., -1])
-    return jax.lax.cond(is_well, fast, lambda: _by_singular_vectors(rtol, rows))
-
-
-@_by_gram_matrix.def_vmap
-def _(axis_size: int, in_batched: list[bool], rtol: Array, rows: Array) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
-    """One decision for all: under `vmap`, a condition would compute both ways."""
-    return _by_gram_matrix(rtol, rows), (True,) * 3
+    is_ill = squares[0] * WELL_CONDITIONED**2 <= squares[-1]
+    return jax.lax.cond(batching.any_example(is_ill), lambda: _by_singular_vectors(rtol, rows), fast)
 
 
-def _by_singular_vectors(rtol: float | Array, rows: Array) -> _Triple:
+def _by_singular_vectors(rtol: float, rows: Array) -> _Triple:
     left, lengths, right = jnp.linalg.svd(rows, full_matrices=False)
-    kept = lengths > rtol * lengths[..., :1]
+    kept = lengths > rtol * lengths[:1]
     inverse = jnp.where(kept, 1 / jnp.where(kept, lengths, jnp.ones_like(lengths)), jnp.zeros_like(lengths))
-    projection = jnp.sum(jnp.where(kept[..., None], right, jnp.zeros_like(right)) ** 2, -2)
-    scaled = jnp.matrix_transpose(right) * inverse[..., None, :]
-    return _dot(scaled, jnp.matrix_transpose(left)), lengths, projection
+    projection = jnp.sum(jnp.where(kept[:, None], right, jnp.zeros_like(right)) ** 2, 0)
+    scaled = right.T * inverse[None]
+    return _dot(scaled, left.T), lengths, projection
 
 
 _dot = functools.partial(jnp.matmul, precision="highest")

@@ -12,7 +12,7 @@ from scipy.special import betaincinv
 from jaxinterp import checks, local, tree
 from jaxinterp.derivatives import weighted_sum
 from jaxinterp.interpreters import restrict
-from jaxinterp.robustness._events import restricted_margins, same_prediction
+from jaxinterp.robustness._events import counted, restricted_margins, same_prediction
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree
 
 MOST_SAMPLES = 2**24  # up to which float32 counts
@@ -62,7 +62,8 @@ def smoothing_certificate(
       A function of a key, f's arguments and the keyword `stddev` (σ > 0 in the units of x, one number).
 
     Raises:
-      TypeError: at the call, if f does not return class scores or the input is not floating-point.
+      TypeError: at the call, if f does not return class scores or the input is not floating-point; where x is
+        differentiated.
       ValueError: if a count is not positive, α not between 0 and 1, or σ not one number.
 
     Source: Cohen, Rosenfeld & Kolter (2019).
@@ -82,6 +83,7 @@ def smoothing_certificate(
     def certify(key: Key, *args: PyTree, stddev: Array | float) -> Certificate:
         key = checks.key("smoothing_certificate", key)
         g, x = restrict("smoothing_certificate", f, argnums, args)
+        x = counted("smoothing_certificate", x)
         if jnp.shape(stddev) != ():
             raise ValueError(f"`stddev` of `smoothing_certificate` must be one number; got shape {jnp.shape(stddev)}.")
         num_classes = jax.eval_shape(lambda point: checks.logits("smoothing_certificate", g(point)), x).shape[0]
@@ -101,7 +103,10 @@ def smoothing_certificate(
         is_certain = lower > 0.5
         drawn = jax.tree.leaves(tree.broadcast_prefix("stddev", stddev, x))  # rounded to the dtypes of x
         sigma = jnp.min(jnp.stack([jnp.min(leaf).astype(lower.dtype) for leaf in drawn]))
-        radius = jnp.where(is_certain, sigma * ndtri(jnp.where(is_certain, lower, 0.75)), jnp.zeros_like(lower))
+        quantile = ndtri(jnp.where(is_certain, lower, 0.75)) * (
+            1 - 4 * float(jnp.finfo(lower.dtype).eps)
+        )  # rounded down
+        radius = jnp.where(is_certain, sigma * quantile, jnp.zeros_like(lower))
         return Certificate(jnp.where(is_certain, candidate, -1), radius, lower)
 
     return certify

@@ -20,7 +20,7 @@ class Robustness:
     """The probability that an event, such as the prediction staying the same, survives noise.
 
     Attributes:
-      probability: in [0, 1], a scalar.
+      probability: a scalar; in [0, 1], but for `importance`, whose weights may carry it a little beyond.
       stderr: its standard error from sampling; 0 for a deterministic estimator, whose bias it does not include.
       num_samples: of the function, or of points of a normal CDF, an int32 scalar; 0 for a deterministic estimator.
       remainder: how much the classes that a normal CDF left out could take away from the probability, at most.
@@ -42,6 +42,13 @@ def as_robustness(
         nothing if stderr is None else stderr,
         jnp.asarray(num_samples, jnp.int32),
         nothing if remainder is None else remainder,
+    )
+
+
+def counted(method: str, values: PyTree) -> PyTree:
+    """Returns `values`, with respect to which frequencies have no derivative: it would be 0 wherever it is one."""
+    return checks.not_differentiable(
+        method, values, "counts, so it has no derivative; differentiate `robustness.mmse` or `taylor`"
     )
 
 

@@ -9,7 +9,7 @@ from jax.scipy.special import ndtr
 
 from jaxinterp import checks, tree
 from jaxinterp.derivatives import expectation, jacobian
-from jaxinterp.robustness._events import Event, Robustness, restricted_margins, same_prediction
+from jaxinterp.robustness._events import Event, Robustness, counted, restricted_margins, same_prediction
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree
 
 DEFENSIVE = 0.2  # the share of unshifted noise, which bounds the weights by its inverse
@@ -62,8 +62,8 @@ def importance(
 
     It is unbiased for any shifts: :math:`\mathbb E_q[w\,1_A] = \int q\,\frac{\varphi}{q}1_A = P(A)`, since q > 0
     everywhere, and the shifts come from other random numbers than the samples. As :math:`w \le 1/\alpha_0 = 5`, the
-    variance is at most 5 times that of Monte Carlo whatever the shifts, and it falls by orders of magnitude where
-    failures are rare and the margins near enough to linear.
+    variance is at most :math:`5P/n` whatever the shifts, 5 times that of Monte Carlo where P is small, and it falls by
+    orders of magnitude where failures are rare and the margins near enough to linear. It is not clipped to [0, 1].
 
     The shifts: of the margins with the smallest :math:`\beta_k = \bar g_k/s_k`, mean over standard deviation under the
     noise, the mean gradient gives a direction and its correlation :math:`\rho` with the margin; the length
@@ -90,7 +90,8 @@ def importance(
       prefix).
 
     Raises:
-      TypeError: at the call, if f does not return class scores or the input is not floating-point.
+      TypeError: at the call, if f does not return class scores or the input is not floating-point; where the result is
+        differentiated.
       ValueError: if a count is too small or σ is negative.
 
     Source: defensive mixtures by Hesterberg (1995), Owen & Zhou (2000); the shifts are ours.
@@ -136,7 +137,7 @@ def importance(
         rare, stderr = found.mean * scale, found.stderr * scale
         failure = jnp.where(proposal.fails_rarely, rare, 1 - rare)
         nothing, count = jnp.zeros_like(rare), jnp.asarray(n, jnp.int32)
-        return RareRobustness(1 - failure, stderr, count, nothing, failure)
+        return counted("importance", RareRobustness(1 - failure, stderr, count, nothing, failure))
 
     return probability
 
@@ -146,9 +147,14 @@ def _proposal(
 ) -> _Proposal:
     """The mixture for the margins at noise; see `importance`."""
 
-    def moments(k: Key) -> tuple[Array, Array]:
-        values = at(tree.normal_like(k, x))
+    def bounded(noise: PyTree) -> Array:
+        values = at(noise)
         values = values.astype(tree.accumulator(values.dtype))
+        most = float(jnp.finfo(values.dtype).max) ** 0.25  # a class that is masked trails by infinity
+        return jnp.clip(values, -most, most)
+
+    def moments(k: Key) -> tuple[Array, Array]:
+        values = bounded(tree.normal_like(k, x))
         return values, values**2
 
     mean, square = expectation(moments, num_pilot, chunk_size=chunk_size)(key).mean
@@ -157,7 +163,7 @@ def _proposal(
     nearest = jnp.argsort(jnp.where(jnp.isnan(mean), -jnp.inf, mean / spread))[:count]
 
     def slopes(k: Key) -> tuple[Array, Array]:
-        _, rows = jacobian(lambda noise: at(noise)[nearest])(tree.normal_like(k, x))
+        _, rows = jacobian(lambda noise: bounded(noise)[nearest])(tree.normal_like(k, x))
         flat = jnp.concatenate([leaf.reshape(count, -1).astype(mean.dtype) for leaf in jax.tree.leaves(rows)], 1)
         return flat, jnp.sum(flat**2, 1)
 
@@ -168,7 +174,7 @@ def _proposal(
     def rest(k: Key) -> tuple[Array, Array]:
         noise = tree.normal_like(k, x)
         flat = tree.ravel(noise)[0].astype(mean.dtype)
-        values = at(noise)[nearest].astype(mean.dtype) - jnp.dot(slope, flat, precision="highest")
+        values = bounded(noise)[nearest] - jnp.dot(slope, flat, precision="highest")
         return values, values**2
 
     middle, square = expectation(rest, num_pilot, chunk_size=chunk_size)(jax.random.fold_in(key, num_pilot)).mean

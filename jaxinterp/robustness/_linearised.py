@@ -221,7 +221,7 @@ def _probability(cdf: CDF, margins: Array, rows: Array) -> Robustness:
     margins = margins.astype(rows.dtype)
     norms = jax.vmap(tree.norm)(rows).astype(rows.dtype)
     is_flat = norms == 0
-    unit = rows / jnp.where(is_flat, jnp.ones_like(norms), norms)[:, None]
+    unit = jax.vmap(lambda row: tree.unit(row)[0])(rows)
     z, remainder = _ratio(margins, norms), jnp.zeros((), rows.dtype)
     if cdf not in (multivariate_sigmoid, sigmoid_loss) and len(z) > MOST_CLASSES:
         nearest = jnp.argsort(z)
@@ -240,4 +240,6 @@ def _ratio(margins: Array, scale: Array) -> Array:
     is_zero = scale == 0
     signs = jnp.where(margins == 0, jnp.ones_like(margins), margins)
     limit = jax.lax.stop_gradient(signs * jnp.inf)
-    return jnp.where(is_zero, limit, margins / jnp.where(is_zero, jnp.ones_like(scale), scale))
+    safe = jnp.where(is_zero, jnp.ones_like(scale), scale)
+    unit = 1 / jax.lax.stop_gradient(safe)  # the derivative takes the square of the scale, which leaves the range
+    return jnp.where(is_zero, limit, (margins * unit) / (safe * unit))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinterp import checks, interpreters, local, tree
-from jaxinterp.robustness._events import Event, Robustness, as_robustness, restricted_margins, same_prediction
+from jaxinterp.robustness._events import Event, Robustness, as_robustness, counted, restricted_margins, same_prediction
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree
 
 
@@ -27,7 +27,7 @@ def monte_carlo(
 
     Unbiased, with standard error :math:`\sqrt{p(1 - p)/n}`. That estimate is 0 when all or none of n samples agree;
     the probability is then above :math:`0.05^{1/n}` (or below one minus it) with 95 % confidence, about 1 - 3/n.
-    Not differentiable. Ties count as kept, a noisy output that is NaN as changed; where the clean one is NaN, so is p.
+    Ties count as kept, a noisy output that is NaN as changed; where the clean one is NaN, so is p.
 
     Args:
       f: `(*args) -> [classes]`, or a scalar function for `within`.
@@ -45,7 +45,8 @@ def monte_carlo(
       the units of x, a scalar or a pytree prefix).
 
     Raises:
-      TypeError: at the call, if f does not return class scores or the input is not floating-point.
+      TypeError: at the call, if f does not return class scores or the input is not floating-point; where x or the
+        noise is differentiated.
       ValueError: if a count or the precision is not positive, or σ is negative.
 
     Source: Han, Srinivas & Lakkaraju (2024).
@@ -64,6 +65,7 @@ def monte_carlo(
     def probability(key: Key, *args: PyTree, **arrays: PyTree) -> Robustness:
         key = checks.key("monte_carlo", key)
         margins, x, clean = restricted_margins("monte_carlo", f, argnums, event, args)
+        x, arrays = counted("monte_carlo", (x, arrays))
 
         def noisy(index: Array) -> PyTree:
             drawn = neighbourhood(jax.random.fold_in(key, index), x, **arrays)

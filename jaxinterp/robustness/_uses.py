@@ -18,7 +18,8 @@ class ClassRobustness:
     """The robustness of each class.
 
     Attributes:
-      mean: over the examples of the class, [classes]; NaN for a class without examples.
+      mean: over the examples of the class, [classes]; NaN for a class without examples, and for all of them if a label
+        is no class.
       stderr: of the mean over the examples, [classes]; NaN for fewer than two.
       count: of examples, [classes].
     """
@@ -58,7 +59,8 @@ def by_class(probabilities: Array, labels: Array, num_classes: int) -> ClassRobu
         raise ValueError(f"`labels` of `by_class` must be between 0 and {num_classes - 1}; got {wrong[:6]}.")
     member = (classes[None] == jnp.arange(num_classes, dtype=classes.dtype)[:, None]).astype(p.dtype)
     count = jnp.sum(member, 1)
-    mean = jnp.sum(jnp.where(member > 0, p[None], 0), 1) / count
+    valid = jnp.all((classes >= 0) & (classes < num_classes))
+    mean = jnp.where(valid, jnp.sum(jnp.where(member > 0, p[None], 0), 1) / count, jnp.nan)
     square = jnp.sum(jnp.where(member > 0, (p[None] - mean[:, None]) ** 2, 0), 1)
     return ClassRobustness(mean, jnp.sqrt(square / (count * (count - 1))), jnp.sum(member > 0, 1, dtype=jnp.int32))
 
@@ -68,7 +70,8 @@ def fragility(stddev: float) -> Callable[[Callable[..., Array], PyTree, PyTree, 
 
     :math:`F(z) = 1/(1 + \sum_i e^{-z_i})` with :math:`z_i = (f_y - f_i)(x)/(\sigma\|\nabla(f_y - f_i)(x)\|)`: the
     Taylor estimate with the multivariate sigmoid, of the probability that noise of σ leaves the prediction at the label
-    y. It has no unit, and is the cross-entropy of a softmax whose temperature is set by the gradients.
+    y. It has no unit, and is the cross-entropy of a softmax whose temperature is set by the gradients. Infinite for a
+    wrong prediction whose gradient is 0, as of a dead network: no noise would mend it.
 
     Args:
       stddev: σ > 0, in the units of x.

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,6 +102,28 @@ def test_singular_covariances():
     void = estimated([0.5, 0.2, 1.0, 0.3], np.diag([1.0, 0.0, 1.0, 1.0]))
     assert float(void.mean) == pytest.approx(np.prod(stats.norm.cdf([0.5, 1.0, 0.3])), abs=1e-5)
     assert float(estimated([0.5, -0.2, 1.0, 0.3], np.diag([1.0, 0.0, 1.0, 1.0])).mean) == 0
+
+
+@pytest.mark.core
+def test_a_batch_with_a_singular_covariance():
+    """That all of them are then cut changes nothing, nor their derivatives."""
+    limits, covariances = jnp.ones((3, 4)), jnp.stack([equicorrelated(4, rho) for rho in (0.3, 0.6, 1.0)])
+    keys = jax.random.split(jax.random.key(0), 3)
+    run = jax.jit(jax.vmap(jax.value_and_grad(lambda *args: orthant(num_points=2000)(*args).mean, (1, 2))))
+    together, apart = run(keys, limits, covariances), run(keys[:2], limits[:2], covariances[:2])
+    chex.assert_trees_all_close(jax.tree.map(lambda a: a[:2], together), apart, rtol=0, atol=2e-6)
+    assert float(together[0][2]) == pytest.approx(stats.norm.cdf(1), abs=1e-5)
+
+
+@pytest.mark.core
+def test_small_probabilities_have_digits():
+    """Where nothing has to be cut; against an integral over the common factor."""
+    d, rho, b = 4, 0.4, -6.0
+    z = np.linspace(-15, 5, 20_001)
+    inner = stats.norm.logcdf((b - np.sqrt(rho) * z) / np.sqrt(1 - rho))
+    wanted = np.trapezoid(np.exp(d * inner + stats.norm.logpdf(z)), z)
+    assert wanted < 1e-12
+    assert float(estimated(np.full(d, b), equicorrelated(d, rho)).mean) == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.mark.core
@@ -209,3 +232,21 @@ def test_derivatives_beside_infinite_limits_and_constants(d):
 def test_what_is_no_covariance_in_few_dimensions():
     assert np.isnan(estimated([0.0, 0.0], [[1.0, 3.0], [3.0, 1.0]]).mean)
     assert np.isnan(estimated([0.5], [[-1.0]]).mean)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("d", [2, 4])
+def test_the_derivative_by_a_covariance_is_symmetric(d):
+    covariance, b = jnp.asarray(equicorrelated(d, 0.3), float), jnp.linspace(-0.5, 1, d)
+    slope = jax.jit(jax.grad(lambda c: orthant(num_points=2000)(jax.random.key(0), b, c).mean))(covariance)
+    np.testing.assert_array_equal(slope, slope.T)
+    apart = jnp.zeros((d, d)).at[0, 1].set(1e-2).at[1, 0].set(1e-2)
+    up, down = (float(estimated(b, covariance + sign * apart, num_points=2000).mean) for sign in (1, -1))
+    assert float(jnp.sum(slope * apart)) == pytest.approx((up - down) / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_an_asymmetric_covariance_of_any_scale_is_refused(scale):
+    with pytest.raises(ValueError, match="`covariance` of `orthant` must be symmetric"):
+        orthant()(jax.random.key(0), jnp.zeros(2), scale * jnp.array([[1.0, 0.9], [0.1, 1.0]]))
+    assert np.isnan(estimated([0.2, 0.2], [[0.0, 0.5], [0.5, 1.0]]).mean)  # what is constant has no covariance

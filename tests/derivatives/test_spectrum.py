@@ -97,3 +97,18 @@ def test_what_is_refused():
         derivatives.hutch_plus_plus(product, num_products=5)
     with pytest.raises(TypeError, match="`spectral_density` takes a random key"):
         derivatives.spectral_density(product)(LIKE, LIKE)
+
+
+@pytest.mark.core
+def test_traces_and_eigenvalues_have_derivatives():
+    """Of a·A by a: tr A, but for the probes, and the eigenvalue; a density is a constant."""
+
+    def scaled(method, read):
+        return jax.jit(jax.value_and_grad(lambda a: read(method(lambda v: a * product(v))(jax.random.key(3), LIKE))))
+
+    value, slope = scaled(lambda f: derivatives.hutch_plus_plus(f, num_products=90), lambda e: e.mean)(1.0)
+    assert float(value) == pytest.approx(VALUES.sum(), rel=1e-4)
+    assert float(slope) == pytest.approx(VALUES.sum(), rel=1e-4)
+    value, slope = scaled(lambda f: derivatives.eigenpairs(f, 2, num_iterations=30), lambda e: e.values[1])(1.0)
+    assert float(value) == pytest.approx(-9, rel=1e-4)
+    assert float(slope) == pytest.approx(-9, rel=1e-4)

@@ -251,6 +251,8 @@ def test_the_laplacian_refuses():
     x = jnp.ones(2)
     with pytest.raises(TypeError, match=r"`laplacian` needs a function that returns a scalar.* shape \(2,\)"):
         derivatives.laplacian(lambda x: x, num_samples=2)(jax.random.key(0), x, stddev=1.0)
+    with pytest.raises(ValueError, match=r"`stddev` must be one number; got an array of shape \(2,\)"):
+        derivatives.laplacian(lambda x: jnp.sum(x), num_samples=2)(jax.random.key(0), x, stddev=x)
     with pytest.raises(TypeError, match="`laplacian` needs floating-point arrays, but its input has dtype int"):
         derivatives.laplacian(jnp.sum, num_samples=2)(jax.random.key(0), jnp.arange(2), stddev=1.0)
     with pytest.raises(ValueError, match="`laplacian` was built with argnums=1"):

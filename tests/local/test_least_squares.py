@@ -363,3 +363,27 @@ def test_a_prior_keeps_the_coefficients_orthogonal_to_its_rows():
     one_sided = local.weighted_least_squares(*arrays, prior=jnp.array([[0.0, 0.0, 0.0, 1.0]]))
     np.testing.assert_allclose(one_sided.coefficients[:3], expected.coefficients, rtol=tolerance, atol=tolerance)
     assert float(one_sided.coefficients[3]) == pytest.approx(0, abs=tolerance)
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+@pytest.mark.parametrize("kept", [4, 5, 9])
+def test_samples_without_a_weight_are_not_there(kept):
+    """Neither in the standard error; four samples determine four coefficients and leave no residual."""
+    design, targets, weights = problem(7, samples=30)
+    some = np.where(np.arange(30) < kept, weights, 0)
+    found, alone = solved(design, targets, some), solved(design[:kept], targets[:kept], weights[:kept])
+    np.testing.assert_allclose(found.coefficients, alone.coefficients, rtol=1e-7 if X64 else 1e-3)
+    np.testing.assert_allclose(found.stderr, alone.stderr, rtol=1e-6 if X64 else 1e-3)
+    assert np.all(np.isinf(np.asarray(found.stderr)) == (kept == 4))
+
+
+@pytest.mark.core
+@pytest.mark.numerics
+def test_the_derivative_at_a_weight_of_zero():
+    """As beside it: the fit moves as soon as the sample counts."""
+    design, targets, weights = (jnp.asarray(a, float) for a in problem(8))
+    slope = jax.jit(jax.grad(lambda w: jnp.sum(local.weighted_least_squares(design, targets, w).coefficients)))
+    at, beside = slope(weights.at[:3].set(0)), slope(weights.at[:3].set(1e-6))
+    np.testing.assert_allclose(at, beside, rtol=1e-4 if X64 else 1e-2, atol=1e-4)
+    assert np.all(np.abs(np.asarray(at[:3])) > 1e-3)

@@ -102,3 +102,37 @@ def test_inputs_of_several_dtypes():
     x = {"u": jnp.asarray([3.0], jnp.float32), "v": jnp.zeros(2, jnp.bfloat16)}
     found = robustness.importance(lambda x: jnp.stack([x["u"][0], -x["u"][0]]))(jax.random.key(1), x, stddev=1.0)
     assert abs(float(found.failure) - scipy.stats.norm.cdf(-3.0)) < 4 * float(found.stderr)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("classes", [2, 6])
+@pytest.mark.parametrize("chunk_size", [8, 16])
+def test_a_masked_class_changes_nothing(classes, chunk_size):
+    """Its logit is minus infinity, in the pilot as in the samples."""
+    slopes = jnp.linspace(1, -1, classes, dtype=DTYPE)
+    masked = lambda x: jnp.append(slopes * x[0], -jnp.inf).astype(DTYPE)  # noqa: E731
+    found = robustness.importance(masked, chunk_size=chunk_size)(
+        jax.random.key(3), jnp.asarray([4.0], DTYPE), stddev=1.0
+    )
+    wanted = scipy.stats.norm.cdf(-4)
+    assert abs(float(found.failure) - wanted) < 4 * float(found.stderr)
+    assert float(found.stderr) < 0.15 * wanted
+
+
+@pytest.mark.core
+def test_what_counts_is_not_differentiated():
+    """Its weights have derivatives, but the event has none."""
+    x, key = jnp.asarray([1.0], DTYPE), jax.random.key(0)
+    counted = [
+        lambda x, s: robustness.importance(two_classes, num_samples=20)(key, x, stddev=s).failure,
+        lambda x, s: robustness.monte_carlo(two_classes, num_samples=20)(key, x, stddev=s).probability,
+        lambda x, s: robustness.smoothing_certificate(two_classes, num_samples=20)(key, x, stddev=s).radius,
+    ]
+    for method in counted:
+        with pytest.raises(TypeError, match="counts, so it has no derivative"):
+            jax.jit(jax.grad(method))(x, 1.0)
+        held = jax.grad(lambda x, method=method: jnp.sum(method(jax.lax.stop_gradient(x), 1.0) * x))
+        assert np.isfinite(jax.jit(held)(x))
+    for method in counted[:2]:
+        with pytest.raises(TypeError, match="counts, so it has no derivative"):
+            jax.grad(method, 1)(x, 1.0)

@@ -97,3 +97,24 @@ def test_labels_must_be_classes():
         robustness.by_class(p, jnp.array([0.0, 1.0], jnp.float32), 2)
     with pytest.raises(TypeError, match="`stddev` of `fragility` must be a number"):
         robustness.fragility("a")
+
+
+@pytest.mark.core
+def test_the_gradient_of_the_penalty_on_a_saturated_network():
+    """The margin and its gradient are of the order of 1e-20; against the limit, where that factor cancels."""
+
+    def network(params, state, x):
+        return jnp.stack([jnp.sum(jax.nn.sigmoid(params * x)), jnp.zeros_like(params)])
+
+    run = jax.jit(
+        jax.grad(lambda p: robustness.fragility(0.05)(network, p, {}, jax.random.key(0), -jnp.ones(2, DTYPE), 0))
+    )
+    for p in (40.0, 50.0, 60.0):  # f = 2 exp(-p) and its gradient exp(-p) p (1, 1)
+        z = 2 / (0.05 * p * 2**0.5)
+        assert float(run(jnp.asarray(p, DTYPE))) == pytest.approx(z / p / (1 + np.exp(z)), rel=1e-3)
+
+
+@pytest.mark.core
+def test_a_traced_label_that_is_no_class():
+    found = jax.jit(robustness.by_class, static_argnums=2)(jnp.array([1.0, 0.5]), jnp.array([0, 7]), 2)
+    assert np.all(np.isnan(found.mean))
