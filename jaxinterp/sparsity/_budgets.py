@@ -82,11 +82,11 @@ def erdos_renyi() -> Budget:
     return _by_parameter(counts)
 
 
-def n_of_m(n: int, m: int, *, axis: int = 0) -> Budget:
+def n_of_m(n: int, m: int, *, axis: int = -2) -> Budget:
     """In each m consecutive entries along an axis the n highest scores are kept, as sparse matrix units want it.
 
-    The axis is that of the inputs in a kernel [inputs, outputs] by default. The sparsity is 1 - n/m as soon as any is
-    asked for; at sparsity 0 everything is kept.
+    The axis is that of the inputs by default, in a kernel [inputs, outputs] or [height, width, inputs, outputs]. The
+    sparsity is 1 - n/m as soon as any is asked for; at sparsity 0 everything is kept.
 
     Raises:
       TypeError: if one of the three is no integer.
@@ -120,6 +120,13 @@ def n_of_m(n: int, m: int, *, axis: int = 0) -> Budget:
         return jax.tree.map(lambda mask: jnp.where(jnp.asarray(sparsity) > 0, mask, jnp.ones_like(mask)), chosen)
 
     return masks
+
+
+def check_budget(method: str, budget: Budget) -> None:
+    """`TypeError` for what makes a budget in place of one."""
+    for make in (over_all, per_parameter, erdos_renyi, n_of_m):
+        if budget is make:
+            raise TypeError(f"`{make.__name__}` makes a budget: write `{method}(..., budget={make.__name__}(...))`.")
 
 
 def highest(scores: Array, count: Array) -> Array:

@@ -30,6 +30,8 @@ def to_bcoo(params: PyTree, masks: PyTree) -> PyTree:
     `todense()` equals `apply(params, masks)` for finite parameters, up to the sign of zeros. Under `jax.jit` the
     parameters may be traced, the masks may not: the number of stored entries is a shape.
 
+    They are for code that multiplies with them, as in `x @ kernel`; the layers of Flax take dense arrays only.
+
     Args:
       params: a pytree of arrays.
       masks: entries 0 and 1, in shapes that broadcast to those of the parameters; `None` for what stays dense.

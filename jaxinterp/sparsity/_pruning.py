@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxinterp import checks
-from jaxinterp.sparsity._budgets import Budget, over_all
+from jaxinterp.sparsity._budgets import Budget, check_budget, over_all
 from jaxinterp.sparsity._gates import Granularity, Predicate, apply, full_gates, kernels, per_weight
 from jaxinterp.sparsity._schedules import Schedule
 from jaxinterp.typing import Array, PyTree
@@ -67,7 +67,7 @@ def prune(
 
     The masks are taken from the parameters after the update of the optimiser, :math:`\theta + u`; the update returned
     is u where the mask is 1, and :math:`-\theta` where it is 0, so `optax.apply_updates` gives exact zeros and nothing
-    else needs to be called.
+    else needs to be called. In `optax.chain` it comes last: what changes the updates after it undoes the zeros.
 
     Without `regrow` the gradient is masked before the optimiser sees it, and what was removed stays so (gradual
     pruning). With it the gradient is dense and the masks are chosen anew: projected gradient descent, which is
@@ -80,7 +80,8 @@ def prune(
     Args:
       optimizer: any gradient transformation.
       schedule: `step -> sparsity`: `one_shot`, `gradual`, `cyclical`, or any function.
-      score: `magnitude`, `saliency`, or any function of parameters and gradients.
+      score: `magnitude`, `saliency`, or any function of parameters and gradients. NaN counts as the highest: the weight
+        stays.
       budget: `over_all()` by default; `per_parameter()`, `erdos_renyi()`, `n_of_m(2, 4)`.
       predicate: `(path, value) -> bool`, which parameters are pruned; kernels by default.
       granularity: `per_weight`, `per_output_unit` or `per_filter`; the scores of a unit are summed, and the sparsity
@@ -91,7 +92,7 @@ def prune(
     Raises:
       TypeError: if `optimizer` is no gradient transformation, or a function is none.
       ValueError: if `every` is not positive; at `init` if nothing is selected, or the shape of a selected parameter
-        does not suit the granularity or the budget; at `update` without `params`.
+        does not suit the granularity or the budget; at `update` without `params`, or if the scores do not fit them.
 
     Source: Zhu & Gupta (2018); Blumensath & Davies (2009) for hard thresholding; Srinivas et al. (2022) for cycles.
 
@@ -106,6 +107,7 @@ def prune(
     functions = {"schedule": schedule, "score": score, "budget": chosen, "predicate": predicate}
     checks.functions("prune", **functions, granularity=granularity)
     checks.positive_integer("every", every)
+    check_budget("prune", chosen)
     inner = wrapped("prune", optimizer)
 
     def init(params: PyTree) -> PruneState:
@@ -150,6 +152,13 @@ def _summed(scores: PyTree, masks: PyTree) -> PyTree:
     def one(mask: Array | None, score: Array) -> Array | None:
         if mask is None:
             return None
+        if len(mask.shape) != len(score.shape) or any(
+            a not in (1, b) for a, b in zip(mask.shape, score.shape, strict=True)
+        ):
+            raise ValueError(
+                "`score` of `prune` must return arrays like the parameters; "
+                f"got shape {score.shape} for masks of shape {mask.shape}."
+            )
         axes = tuple(i for i, (a, b) in enumerate(zip(mask.shape, score.shape, strict=True)) if a < b)
         return jnp.sum(score, axes, keepdims=True)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxinterp import checks, tree
-from jaxinterp.sparsity._budgets import Budget, highest, per_parameter
+from jaxinterp.sparsity._budgets import Budget, check_budget, highest, per_parameter
 from jaxinterp.sparsity._gates import Predicate, apply, full_gates, kernels, per_weight
 from jaxinterp.sparsity._pruning import magnitude, masked, wrapped
 from jaxinterp.sparsity._schedules import sparsity_level
@@ -52,7 +52,8 @@ def rewire(
       optimizer: any gradient transformation; it sees masked gradients.
       sparsity: fraction removed.
       key: decides the first masks and random growth.
-      budget: how the sparsity is divided, `per_parameter()` by default.
+      budget: how the sparsity is divided, `per_parameter()` by default. A pattern inside a parameter, such as that of
+        `n_of_m`, is lost with the first move.
       predicate: `(path, value) -> bool`, which parameters are sparse.
       by_gradient: grow by gradient, or at random.
       fraction: α.
@@ -79,6 +80,7 @@ def rewire(
     checks.share("fraction", fraction)
     chosen = per_parameter() if budget is None else budget
     checks.functions("rewire", budget=chosen, predicate=predicate)
+    check_budget("rewire", chosen)
     inner = wrapped("rewire", optimizer)
 
     def init(params: PyTree) -> RewireState:

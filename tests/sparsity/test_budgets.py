@@ -84,5 +84,5 @@ def test_bad_arguments():
         sparsity.over_all()({"a": {"b": jnp.array([1.0, jnp.nan])}}, 0.5)
     with pytest.raises(ValueError, match="needs 0 < n < m"):
         sparsity.n_of_m(4, 4)
-    with pytest.raises(ValueError, match=r"cannot divide axis 0 of \['kernel'\] with shape \(6, 2\) into groups of 4"):
+    with pytest.raises(ValueError, match=r"cannot divide axis -2 of \['kernel'\] with shape \(6, 2\) into groups of 4"):
         sparsity.n_of_m(2, 4)({"kernel": jnp.ones((6, 2))}, 0.5)

@@ -166,3 +166,28 @@ def test_parameters_without_axes_or_entries(name):
     masks = BUDGETS[name](scores, 0.5)
     assert {key: mask.shape for key, mask in masks.items()} == {key: score.shape for key, score in scores.items()}
     assert 7 <= sum(int(mask.sum()) for mask in masks.values()) <= 9
+
+
+@pytest.mark.parametrize("make", [sparsity.over_all, sparsity.per_parameter, sparsity.erdos_renyi, sparsity.n_of_m])
+def test_what_makes_a_budget_is_none(make):
+    for build in (
+        lambda: sparsity.prune(optax.sgd(0.1), SHOT, budget=make),
+        lambda: sparsity.rewire(optax.sgd(0.1), 0.5, key=jax.random.key(0), end=3, budget=make),
+    ):
+        with pytest.raises(TypeError, match=f"`{make.__name__}` makes a budget: write"):
+            build()
+
+
+@pytest.mark.parametrize("score", [lambda a: jnp.sum(a), lambda a: a[:2]], ids=["sum", "part"])
+def test_scores_that_do_not_fit_the_parameters(score):
+    optimizer = sparsity.prune(optax.sgd(0.1), SHOT, score=lambda params, gradients: jax.tree.map(score, params))
+    with pytest.raises(ValueError, match="`score` of `prune` must return arrays like the parameters; got shape"):
+        jax.eval_shape(optimizer.update, PARAMS, optimizer.init(PARAMS), PARAMS)
+
+
+def test_groups_lie_along_the_inputs():
+    """Of a dense kernel and of a convolution's."""
+    for shape in [(8, 3), (2, 2, 8, 3)]:
+        scores = jax.random.uniform(jax.random.key(0), shape)
+        masks = np.asarray(sparsity.n_of_m(2, 4)({"kernel": scores}, 0.5)["kernel"])
+        np.testing.assert_array_equal(masks.reshape(*shape[:-2], 2, 4, 3).sum(-2), 2)
