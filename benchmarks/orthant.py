@@ -17,7 +17,7 @@ from timing import best_seconds, heading
 from jaxinterp.derivatives import orthant
 
 BATCH, DIMENSIONS, FEW = 256, 9, 32
-POINTS = (250, 500, 1000, 2000, 5000, 10_000, 20_000)
+POINTS = (250, 500, 1000, 1500, 2000, 5000, 10_000, 13_000, 20_000)
 SCIPY = {
     "default": {},
     "maxpts=1000": {"maxpts": 1000, "abseps": 1e-9},
