@@ -75,8 +75,8 @@ def expectation(
     r"""Monte Carlo average: returns `(key, *args) -> Estimate` of :math:`\mathbb E[\mathrm{sample}(key, *args)]`.
 
     Sample i is `sample(jax.random.fold_in(key, i), *args)`: its random bits depend on the key and on i alone, whatever
-    the chunk size or the number of devices. Mean and variance are merged chunk by chunk
-    (Chan, Golub & LeVeque, 1983); the standard error is :math:`\sqrt{\sum_i (s_i - \bar s)^2 / (n(n-1))}`.
+    the chunk size or the number of devices. Mean and variance are merged chunk by chunk (Chan, Golub & LeVeque, 1983);
+    the standard error is :math:`\sqrt{\sum_i (s_i - \bar s)^2 / (n(n-1))}`.
 
     Args:
       sample: draws one sample, a pytree of floating-point arrays.

@@ -241,5 +241,8 @@ def _ratio(margins: Array, scale: Array) -> Array:
     signs = jnp.where(margins == 0, jnp.ones_like(margins), margins)
     limit = jax.lax.stop_gradient(signs * jnp.inf)
     safe = jnp.where(is_zero, jnp.ones_like(scale), scale)
-    unit = 1 / jax.lax.stop_gradient(safe)  # the derivative takes the square of the scale, which leaves the range
+    tiny = float(jnp.finfo(safe.dtype).tiny)
+    unit = 1 / jnp.clip(
+        jax.lax.stop_gradient(safe), tiny, 1 / tiny
+    )  # the derivative's square of a scale is out of range
     return jnp.where(is_zero, limit, (margins * unit) / (safe * unit))

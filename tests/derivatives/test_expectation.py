@@ -214,21 +214,27 @@ def test_averages_and_standard_errors(chunk_size):
 
 @pytest.mark.core
 @pytest.mark.parametrize("chunk_size", CHUNKS)
-def test_the_random_bits_are_the_same(chunk_size):
-    """Each of the ten defined samples is met exactly once. What is computed from them is rounded as it is compiled."""
+def test_the_samples_are_the_same(chunk_size):
+    """Each of the ten is met exactly once: its random bits, and its normal numbers up to the rounding of a compiler."""
 
     def bits(key):
         return jax.random.bits(key, (3,), jnp.uint32)
 
-    key = jax.random.key(3)
-    table = jnp.stack([bits(jax.random.fold_in(key, i)) for i in range(10)])
-    assert len({tuple(row) for row in table.tolist()}) == 10
+    def numbers(key):
+        return jax.random.normal(key, (3,), jnp.float32)
+
+    keys = [jax.random.fold_in(jax.random.key(3), i) for i in range(10)]
+    drawn = jnp.stack([bits(jax.random.clone(key)) for key in keys])
+    near = jnp.stack([numbers(jax.random.clone(key)) for key in keys])
+    assert len({tuple(row) for row in drawn.tolist()}) == 10
 
     def sample(key):
-        return jnp.all(bits(key)[None] == table, axis=1).astype(jnp.float32)
+        is_drawn = jnp.all(bits(jax.random.clone(key))[None] == drawn, axis=1)
+        is_near = jnp.all(jnp.abs(numbers(jax.random.clone(key))[None] - near) <= 1e-6, axis=1)
+        return is_drawn.astype(jnp.float32), is_near.astype(jnp.float32)
 
     met = jax.jit(derivatives.expectation(sample, 10, chunk_size=chunk_size))(jax.random.key(3)).mean
-    np.testing.assert_allclose(met, np.full(10, 0.1), rtol=1e-6)
+    np.testing.assert_allclose(met, np.full((2, 10), 0.1), rtol=1e-6)
 
 
 @pytest.mark.core

@@ -118,3 +118,12 @@ def test_the_gradient_of_the_penalty_on_a_saturated_network():
 def test_a_traced_label_that_is_no_class():
     found = jax.jit(robustness.by_class, static_argnums=2)(jnp.array([1.0, 0.5]), jnp.array([0, 7]), 2)
     assert np.all(np.isnan(found.mean))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("stddev", [1e12, 1e29])
+def test_noise_beyond_all_bounds_leaves_a_coin(stddev):
+    """The margin is nothing beside it: z = 0. The second has a scale of 1e38, near the largest float32."""
+    f = lambda x: jnp.stack([1e9 * x[0], -1e9 * x[0]])  # noqa: E731
+    found = jax.jit(lambda x: robustness.taylor(f)(x, stddev=stddev).probability)(jnp.ones(1, DTYPE))
+    assert float(found) == pytest.approx(0.5)
