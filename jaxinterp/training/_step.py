@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jaxinterp import sparsity
+from jaxinterp.interpreters import loop_safe
 from jaxinterp.training._objective import Objective
 from jaxinterp.training._state import Optimizers, TrainState
 from jaxinterp.typing import Array, PyTree
@@ -25,7 +26,7 @@ def make_step(objective: Objective, optimizers: Optimizers) -> Step:
 
     def step(state: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+        gradient = loop_safe(jax.value_and_grad(objective, argnums=(0, 1), has_aux=True))
         (_, (network_state, metrics)), slopes = gradient(state.params, state.gates, state.state, key, batch)
         updates, params_state = optimizers.params.update(slopes[0], state.opt_state[0], state.params)
         gate_updates, gates_state = optimizers.gates.update(slopes[1], state.opt_state[1], state.gates)

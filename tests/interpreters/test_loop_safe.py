@@ -212,6 +212,64 @@ def test_every_option_in_every_layout(layout, option):
         assert_rewritten(f, *args)
 
 
+def slid(x, window, padding, dilation, window_dilation):
+    """A convolution in two dimensions without strides, in the layout NCHW, by its definition."""
+    x, window = np.asarray(x, np.float64), np.asarray(window, np.float64)
+    spread = np.zeros((*x.shape[:2], *(e * (n - 1) + 1 for n, e in zip(x.shape[2:], dilation, strict=True))))
+    spread[:, :, :: dilation[0], :: dilation[1]] = x
+    reach = [e * (n - 1) for n, e in zip(window.shape[2:], window_dilation, strict=True)]
+    sizes = [n + sum(pad) - r for n, pad, r in zip(spread.shape[2:], padding, reach, strict=True)]
+    result = np.zeros((x.shape[0], window.shape[0], *sizes))
+    for *o, i, j in np.ndindex(*sizes, *window.shape[2:]):
+        row, column = (a + e * b - p[0] for a, b, e, p in zip(o, (i, j), window_dilation, padding, strict=True))
+        if 0 <= row < spread.shape[2] and 0 <= column < spread.shape[3]:
+            result[:, :, o[0], o[1]] += spread[:, :, row, column] @ window[:, :, i, j].T
+    return jnp.asarray(result, float)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("layout", LAYOUTS)
+@hypothesis.settings(max_examples=8, deadline=None)
+@hypothesis.given(data=st.data())
+def test_a_window_larger_than_the_inputs_changes_places_with_them(layout, data):
+    """With any padding and dilation: the same values, and the smaller of the two is the window."""
+    small = lambda most: data.draw(st.tuples(*[st.integers(1, most)] * 2))  # noqa: E731
+    inputs, dilation, kernel_dilation = small(3), small(3), small(2)
+    kernel = tuple(n + data.draw(st.integers(1, 3)) for n in inputs)
+    reach = [
+        d * (k - 1) + 1 - (e * (n - 1) + 1)
+        for n, k, e, d in zip(inputs, kernel, dilation, kernel_dilation, strict=True)
+    ]
+    low = [data.draw(st.integers(-1, 4)) for _ in reach]
+    padding = tuple((p, max(r, 0) - p + data.draw(st.integers(0, 2))) for p, r in zip(low, reach, strict=True))
+    lhs, rhs, out = LAYOUTS[layout]
+    params = {"window_strides": (1, 1), "padding": padding, "lhs_dilation": dilation, "rhs_dilation": kernel_dilation}
+    x, window = random((2, 4, *inputs), 11), random((3, 4, *kernel), 12)
+    f = functools.partial(lax.conv_general_dilated, dimension_numbers=LAYOUTS[layout], **params)
+    args = arrange(x, lhs, "NCHW"), arrange(window, rhs, "OIHW")
+    safe = interpreters.loop_safe(f)
+    expected = slid(x, window, padding, dilation, kernel_dilation)
+    assert_close(jax.jit(safe)(*args), arrange(expected, out, "NCHW"))
+    for equation in equations(jax.make_jaxpr(safe)(*args)):
+        if equation.primitive.name == "conv_general_dilated":  # none where the padding takes all away
+            assert tuple(equation.invars[1].aval.shape[:2]) == inputs
+            assert is_canonical(tuple(equation.params["dimension_numbers"]))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("padding", [((-2, 2), (0, 0)), ((0, -2), (-2, 1)), ((-1, -1), (-2, 2))])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 3)])
+def test_negative_padding(layout, padding, dilation):
+    """Which XLA itself computes wrongly on the CPU up to jax 0.10."""
+    lhs, rhs, out = LAYOUTS[layout]
+    x, window = random((2, 4, 6, 5), 13), random((3, 4, 3, 2), 14)
+    params = {"window_strides": (1, 1), "padding": padding, "lhs_dilation": dilation}
+    f = functools.partial(lax.conv_general_dilated, dimension_numbers=LAYOUTS[layout], **params)
+    got = interpreters.loop_safe(f)(arrange(x, lhs, "NCHW"), arrange(window, rhs, "OIHW"))
+    assert_close(got, arrange(slid(x, window, padding, dilation, (1, 1)), out, "NCHW"))
+
+
 @pytest.mark.core
 @hypothesis.settings(max_examples=6, deadline=None)
 @hypothesis.given(st.data())
