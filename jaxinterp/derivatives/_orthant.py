@@ -18,6 +18,7 @@ BLOCK = 256  # points at once: few enough for the caches when problems are batch
 FAR = 40.0  # standard deviations, in place of an infinite limit
 REACH = 5.5  # standard deviations; beyond is less than 2e-8
 FREE = 0.01  # of its variance must be left when a variable's turn comes; with less, the integrand is nearly a step
+SETTLED = 1e-3  # with less it is not a step of its own: what is left is drawn before all others
 
 
 def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, Array, Array], Estimate]:
@@ -33,8 +34,9 @@ def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, 
 
     Σ may be singular. Where the variables before determine one up to a hundredth of its variance, its limit cuts the
     range of those, 5.5 standard deviations beyond, which keeps the integrand continuous. That leaves out up to 2e-8 for
-    each variable: the error is absolute, and probabilities below 1e-6 have no digits. It takes several times as long,
-    and under `jax.vmap` all of a batch take it if one does.
+    each variable: the error is absolute, and probabilities below 1e-6 have no digits. Up to a thousandth, what is left
+    of the variable is drawn first and its limit cuts exactly. It takes several times as long, and under `jax.vmap` all
+    of a batch take it if one does.
 
     The first derivatives with respect to b and Σ are those of the same sum, at the same points, and that of Σ is
     symmetric: half of it lies on either side of the diagonal. They recompute each block of points, and keep none.
@@ -87,7 +89,7 @@ def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, 
             p = ndtr(b[0]) if b.shape[0] == 1 else bivariate_normal(b[0], b[1], correlation[0, 1])
             p = _known(p, is_valid, is_empty)
             return Estimate(p, jnp.zeros_like(p), jnp.zeros((), jnp.int32))
-        order, factor, remaining, is_whole = _ordered_factor(b, correlation)
+        order, factor, is_whole = _ordered_factor(b, correlation)
         b = b[order]
         vector = jnp.asarray(generating_vector(b.shape[0] - 1, size))
 
@@ -103,7 +105,7 @@ def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, 
         is_narrow = jnp.any(jax.lax.stop_gradient(jnp.diagonal(factor)) ** 2 < FREE)
         sums = jax.lax.cond(
             batching.any_example(is_narrow),
-            lambda: summed(_cut_integrand, b, factor, remaining),
+            lambda: summed(_cut_integrand, b, factor),
             lambda: summed(_integrand, b, factor),
         )
         values = jnp.sum(sums.reshape(num_shifts, blocks), 1) / size
@@ -146,21 +148,26 @@ def _lattice(vector: Array, size: int, place: Array, shift: Array) -> Array:
     return 1 - jnp.abs(2 * points - 1)
 
 
-def _ordered_factor(b: Array, correlation: Array) -> tuple[Array, Array, Array, Array]:
+def _ordered_factor(b: Array, correlation: Array) -> tuple[Array, Array, Array]:
     """The Cholesky factor with its rows in the order in which they are integrated.
 
     Returns:
-      The order, [d]; the factor L of the reordered correlation, [d, d], with a column of zeros where a variable is
-      determined by those before; what is left of the variance of each after each step, [d, d]; and whether nothing is
+      The order, [d], in which variables nearly determined by others come after those; the factor L of the reordered
+      correlation, [d, d], with a column of zeros where a variable is determined by those before; and whether nothing is
       left in the end, as it must be without negative eigenvalues.
     """
     d, noise, most = b.shape[0], _noise(b.dtype), float(jnp.finfo(b.dtype).max)
     limits = jax.lax.stop_gradient(b)
 
     def step(k: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        left, mean, order, factor, remaining, is_used = state
-        is_free = jax.lax.stop_gradient(jnp.diagonal(left)) > noise
-        tightness = jnp.where(is_used, jnp.inf, jnp.where(is_free, limits - mean, most))  # determined ones last
+        left, mean, order, factor, is_used = state
+        variance = jax.lax.stop_gradient(jnp.diagonal(left))
+        is_free = variance > noise
+        tightness = jnp.where(is_free, limits - mean, most)  # determined ones last
+        tightness = jnp.where(
+            is_free & (variance < SETTLED), 1 / variance, tightness
+        )  # the nearly determined before them
+        tightness = jnp.where(is_used, jnp.inf, tightness)
         chosen = jnp.argmin(tightness)
         pivot = jnp.where(is_free[chosen], left[chosen, chosen], jnp.ones_like(noise))
         column = jnp.where(is_free[chosen] & ~is_used, left[:, chosen] / jnp.sqrt(pivot), jnp.zeros_like(b))
@@ -171,14 +178,13 @@ def _ordered_factor(b: Array, correlation: Array) -> tuple[Array, Array, Array, 
             mean,
             order.at[k].set(chosen.astype(jnp.int32)),
             factor.at[:, k].set(column),
-            remaining.at[:, k].set(jnp.diagonal(left)),
             is_used.at[chosen].set(True),
         )
 
     zeros = jnp.zeros((d, d), b.dtype)
-    start = (correlation, jnp.zeros_like(b), jnp.zeros((d,), jnp.int32), zeros, zeros, jnp.zeros((d,), bool))
-    left, _, order, factor, remaining, _ = jax.lax.fori_loop(0, d, step, start)
-    return order, factor[order], remaining[order], jnp.max(jnp.abs(left)) <= 4 * jnp.sqrt(noise)
+    start = (correlation, jnp.zeros_like(b), jnp.zeros((d,), jnp.int32), zeros, jnp.zeros((d,), bool))
+    left, _, order, factor, _ = jax.lax.fori_loop(0, d, step, start)
+    return order, factor[order], jnp.max(jnp.abs(left)) <= 4 * jnp.sqrt(noise)
 
 
 def _noise(dtype: jnp.dtype) -> Array:
@@ -210,18 +216,25 @@ def _integrand(b: Array, factor: Array, points: Array) -> Array:
     return jax.lax.fori_loop(0, d, step, start)[1]
 
 
-def _cut_integrand(b: Array, factor: Array, remaining: Array, points: Array) -> Array:
-    """The same where some variables are determined by others, or nearly: they cut the range of those."""
+def _cut_integrand(b: Array, factor: Array, points: Array) -> Array:
+    """The same where some variables are determined by others, or nearly: they cut the range of those.
+
+    What is left of such a variable is drawn first, so that the last of those that determine it is integrated exactly
+    between the limits of all: the integrand has kinks and no steps, however little is left.
+    """
     d, noise = b.shape[0], _noise(b.dtype)
     smallest, eps = float(jnp.finfo(b.dtype).tiny), float(jnp.finfo(b.dtype).eps)
     place = jnp.arange(d, dtype=jnp.int32)
     diagonal = jnp.diagonal(factor)
-    is_free = diagonal > 0
+    is_free = jax.lax.stop_gradient(diagonal) ** 2 >= SETTLED  # these come first
+    count = jnp.sum(is_free, dtype=jnp.int32)
     diagonal = jnp.where(is_free, diagonal, jnp.ones_like(diagonal))
-    remaining = jax.lax.stop_gradient(remaining)
-    is_open = remaining > noise
-    slack = jnp.where(is_open, REACH * jnp.sqrt(jnp.where(is_open, remaining, noise)), jnp.zeros_like(remaining))
-    points = jnp.concatenate([points, jnp.zeros_like(points[:1])])
+    free = jnp.where(is_free[None], jax.lax.stop_gradient(factor), jnp.zeros_like(factor))
+    remaining = jnp.flip(jnp.cumsum(jnp.flip(free**2, 1), 1), 1) - free**2
+    slack = REACH * jnp.sqrt(jnp.where(remaining > noise, remaining, jnp.zeros_like(remaining)))
+    points = points[jnp.clip(place - (place >= count).astype(jnp.int32), 0, d - 2)]  # the last free one needs none
+    drawn = jnp.where(is_free[:, None], jnp.zeros_like(points), ndtri(jnp.clip(points, smallest, 1 - eps)))
+    rest = jnp.dot(factor, drawn, precision="highest")
 
     def step(k: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         """One variable: how probable it is that it, and those that it determines, stay below their limits."""
@@ -242,5 +255,4 @@ def _cut_integrand(b: Array, factor: Array, remaining: Array, points: Array) -> 
         mean = mean + column[:, None] * y[None]
         return mean, product * jnp.where(is_free[k], mass, jnp.ones_like(mass))
 
-    start = (jnp.zeros((d, points.shape[1]), b.dtype), jnp.ones(points.shape[1:], b.dtype))
-    return jax.lax.fori_loop(0, d, step, start)[1]
+    return jax.lax.fori_loop(0, d, step, (rest, jnp.ones(points.shape[1:], b.dtype)))[1]

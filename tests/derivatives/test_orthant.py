@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from jaxinterp.derivatives import orthant
 
@@ -102,6 +102,37 @@ def test_singular_covariances():
     void = estimated([0.5, 0.2, 1.0, 0.3], np.diag([1.0, 0.0, 1.0, 1.0]))
     assert float(void.mean) == pytest.approx(np.prod(stats.norm.cdf([0.5, 1.0, 0.3])), abs=1e-5)
     assert float(estimated([0.5, -0.2, 1.0, 0.3], np.diag([1.0, 0.0, 1.0, 1.0])).mean) == 0
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("left", [1e-2, 1e-4, 1e-5])
+def test_a_variable_nearly_determined_by_another(left):
+    """X2 = X1 up to a little of its variance, with the same limit; value and derivatives against an integral."""
+    b = np.array([0.3, 0.3, 0.2, 0.6])
+
+    def parts(left):
+        return np.array([1.0, np.sqrt(1 - left), 0.6, -0.7]), np.array([0.0, left, 1 - 0.6**2, 1 - 0.7**2])
+
+    def covariance(left):
+        loading, rest = parts(left)
+        return np.outer(loading, loading) + np.diag(rest)
+
+    def exact(b, left):
+        loading, rest = (part[1:] for part in parts(left))
+
+        def inner(x):
+            return stats.norm.pdf(x) * np.prod(stats.norm.cdf((b[1:] - loading * x) / np.sqrt(rest)))
+
+        return integrate.quad(inner, -9, b[0], points=[min(b[1], b[0]) - 1e-6], epsabs=1e-12, limit=400)[0]
+
+    value = lambda b, sigma: orthant()(jax.random.key(3), b, sigma).mean  # noqa: E731
+    found, slopes = jax.value_and_grad(value, (0, 1))(jnp.asarray(b, float), jnp.asarray(covariance(left), float))
+    assert float(found) == pytest.approx(exact(b, left), abs=3e-5)
+    expected = [(exact(b + h, left) - exact(b - h, left)) / 2e-4 for h in 1e-4 * np.eye(4)]
+    np.testing.assert_allclose(slopes[0], expected, atol=2e-3)
+    more, less = 1.01 * left, 0.99 * left
+    along = np.sum(np.asarray(slopes[1], np.float64) * (covariance(more) - covariance(less)))
+    assert along == pytest.approx(exact(b, more) - exact(b, less), rel=0.05)
 
 
 @pytest.mark.core
