@@ -9,8 +9,8 @@ def get_config() -> app.Experiment:
         data=app.Files(format="npz", path="../shared/data/cifar10_jpeg.npz"),
         model=app.LowCurvatureConvNet(widths=(32, 64, 64)),
         optimizer=app.AdamW(learning_rate=2e-3, weight_decay=5e-4),
-        penalties=(app.GradientNorm(weight=0.3), app.ActivationCurvature(), app.NormalisationSlope()),
+        penalties=(app.GradientNorm(weight=0.5), app.ActivationCurvature(), app.NormalisationSlope()),
         training=app.Training(num_steps=1500, batch_size=128),
         explain=app.Explain(methods=("gradient", "integrated_gradients"), secant_samples=100),
-        measure=app.Measure(num_examples=500, stddevs=(0.1, 0.2), radii=(0.5, 1.0), num_samples=200),
+        measure=app.Measure(num_examples=2000, stddevs=(0.05, 0.1, 0.2), radii=(0.5, 1.0), num_samples=50),
     )

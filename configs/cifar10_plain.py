@@ -11,5 +11,5 @@ def get_config() -> app.Experiment:
         optimizer=app.AdamW(learning_rate=2e-3, weight_decay=5e-4),
         training=app.Training(num_steps=1500, batch_size=128),
         explain=app.Explain(methods=("gradient", "integrated_gradients"), secant_samples=100),
-        measure=app.Measure(num_examples=500, stddevs=(0.1, 0.2), radii=(0.5, 1.0), num_samples=200),
+        measure=app.Measure(num_examples=2000, stddevs=(0.05, 0.1, 0.2), radii=(0.5, 1.0), num_samples=50),
     )
