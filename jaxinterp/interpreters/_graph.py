@@ -242,7 +242,7 @@ class _Builder:
 
     def constant(self, aval: Any, value: Any) -> int:
         number = self.variable(aval)
-        self.constants[number] = value
+        self.constants[number] = _ir.constant(value)
         return number
 
     def open(self, jaxpr: Any, constants: Sequence, inputs: Sequence, path: tuple, caller: Any = None) -> list[int]:

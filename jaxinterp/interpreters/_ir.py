@@ -79,10 +79,11 @@ def evaluate(jaxpr: Any, rule: Rule, inputs: Sequence) -> list:
 
 
 def _run(jaxpr: Any, constants: Sequence, rule: Rule, inputs: Sequence) -> list:
-    values: dict = dict(zip(jaxpr.constvars, constants, strict=True)) | dict(zip(jaxpr.invars, inputs, strict=True))
+    values: dict = dict(zip(jaxpr.constvars, map(constant, constants), strict=True))
+    values.update(zip(jaxpr.invars, inputs, strict=True))
 
     def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, jex.Literal) else values[atom]
+        return constant(atom.val) if isinstance(atom, jex.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]
@@ -142,9 +143,8 @@ def is_literal(atom: Any) -> bool:
 
 def constant(value: Any) -> Any:
     """A constant of a program as something to compute with: some versions of JAX wrap those of NumPy."""
-    return (
-        value if isinstance(value, jax.Array | np.ndarray | np.generic | complex | float | int) else np.asarray(value)
-    )
+    is_wrapped = hasattr(value, "__array__") and not isinstance(value, jax.Array | np.ndarray | np.generic)
+    return np.asarray(value) if is_wrapped else value
 
 
 def located(equation: Equation) -> Any:

@@ -16,12 +16,14 @@ def loop_safe(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
     computation only, not in the body of a loop (`lax.scan`, `lax.map`, `lax.while_loop`; jax-ml/jax#12868). The
     transpose of a convolution is never in that layout, so a gradient in a loop runs 7 to 27 times slower. Here every
     convolution of the traced program, those of its inner programs included, is surrounded by explicit transpositions
-    into that layout (the bodies of `shard_map` and `pmap` stay as they are). Values are the same up to the order of the
-    sums; elsewhere than on a CPU the compiler chooses its layouts as before.
+    into that layout; those in the bodies of `shard_map` and `pmap`, and those with an `out_sharding`, stay as they are.
+    Values are the same up to the order of the sums; elsewhere than on a CPU the compiler is free to choose other
+    layouts again.
 
-    Where the window is larger than what it slides over, the two change places: the gradient by the kernel of a strided
-    convolution's transpose (in every second derivative) slides the activations over cotangents spread out with zeros,
-    which takes 10 to 40 times as long as sliding the cotangents, spread out, over the activations.
+    Where the window has more positions than what it slides over, the two change places, on every backend: the gradient
+    by the kernel of a strided convolution's transpose (in every second derivative) slides the activations over
+    cotangents spread out with zeros, which takes 10 to 30 times as long on a CPU as sliding the cotangents, spread out,
+    over the activations. So does a 3×3 kernel over a 2×2 map. On accelerators this was not measured.
 
     Negative padding becomes a crop beforehand: up to jax 0.10, XLA's CPU compiler reads outside of the array for some.
 
@@ -51,23 +53,29 @@ def loop_safe(f: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 
 def _canonical(equation: _ir.Equation, operands: list) -> list | None:
-    if _is_slow(equation):
-        params, (inputs, kernel) = equation.params, operands
-        reverse = _has_large_window(equation)
-        if reverse:
-            params, inputs, kernel = _exchanged(params, inputs, kernel)
-        params, inputs = _cropped(params, inputs)
-        if inputs.size == 0:
-            return [jax.lax.full_like(_ir.shapes(equation)[-1], 0)]
-        result = _channels_last(params, inputs, kernel)
-        return [jax.lax.rev(result, params["dimension_numbers"].out_spec[2:]) if reverse else result]
-    if _ir.contains_inside(equation, _is_slow):
+    if _is_other(equation):
+        return [_convolution(equation, *operands)]
+    if _ir.contains_inside(equation, _is_other):
         return _ir.bind(equation, operands, **_ir.rewritten_inside(equation, _canonical))
     return None
 
 
-def _is_slow(equation: _ir.Equation) -> bool:
+def _convolution(equation: _ir.Equation, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    params, is_reversed = equation.params, _has_large_window(equation)
+    if is_reversed:
+        params, inputs, kernel = _exchanged(params, inputs, kernel)
+    params, inputs = _cropped(params, inputs)
+    if inputs.size == 0:
+        return jax.lax.full_like(_ir.shapes(equation)[-1], 0)
+    result = _channels_last(params, inputs, kernel)
+    return jax.lax.rev(result, params["dimension_numbers"].out_spec[2:]) if is_reversed else result
+
+
+def _is_other(equation: _ir.Equation) -> bool:
+    """Whether the equation is a convolution that `_canonical` writes in another way."""
     if equation.primitive is not jax.lax.conv_general_dilated_p:
+        return False
+    if equation.params.get("out_sharding") is not None:  # which names the axes of the result
         return False
     numbers = equation.params["dimension_numbers"]
     if numbers != _fast_layout(len(numbers.lhs_spec)) or _has_large_window(equation):
@@ -78,11 +86,12 @@ def _is_slow(equation: _ir.Equation) -> bool:
 def _has_large_window(equation: _ir.Equation) -> bool:
     """Whether the inputs are smaller than the window that slides over them, so that exchanging both saves products."""
     params = equation.params
-    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1 or max(params["window_strides"]) > 1:
+    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
         return False
     inputs, kernel, _ = _ir.shapes(equation)
     places, window = (params["dimension_numbers"][i][2:] for i in (0, 1))
-    return math.prod(inputs.shape[i] for i in places) < math.prod(kernel.shape[i] for i in window)
+    is_dense = all(stride == 1 for stride in params["window_strides"])
+    return is_dense and 0 < math.prod(inputs.shape[i] for i in places) < math.prod(kernel.shape[i] for i in window)
 
 
 def _exchanged(params: dict, inputs: jax.Array, kernel: jax.Array) -> tuple[dict, jax.Array, jax.Array]:
@@ -90,17 +99,16 @@ def _exchanged(params: dict, inputs: jax.Array, kernel: jax.Array) -> tuple[dict
 
     :math:`\sum_w L_{o + w - p} R_w = \sum_v R_{v - o + p} L_v`, in which o counts backwards.
     """
-    numbers = params["dimension_numbers"]
-    width = lambda array, axis, dilation: (array.shape[axis] - 1) * dilation + 1  # noqa: E731
-    padding = []
+    numbers, precision, padding = params["dimension_numbers"], params["precision"], []
     for i, (low, high) in enumerate(params["padding"]):
-        slack = width(inputs, numbers.lhs_spec[2 + i], params["lhs_dilation"][i])
-        slack -= width(kernel, numbers.rhs_spec[2 + i], params["rhs_dilation"][i])
-        padding.append((slack + high, slack + low))  # one less than the positions of the result, less the old padding
+        last = (inputs.shape[numbers.lhs_spec[2 + i]] - 1) * params["lhs_dilation"][i]
+        last -= (kernel.shape[numbers.rhs_spec[2 + i]] - 1) * params["rhs_dilation"][i]
+        padding.append((last + high, last + low))  # the last position of the result, less the old padding
     batch, channels, *spatial = numbers.out_spec
     exchanged = {
         **params,
         "padding": tuple(padding),
+        "precision": precision[::-1] if isinstance(precision, tuple) else precision,
         "lhs_dilation": params["rhs_dilation"],
         "rhs_dilation": params["lhs_dilation"],
         "dimension_numbers": jax.lax.ConvDimensionNumbers(

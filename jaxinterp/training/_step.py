@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxinterp import sparsity
-from jaxinterp.interpreters import loop_safe
+from jaxinterp import interpreters, sparsity
 from jaxinterp.training._objective import Objective
 from jaxinterp.training._state import Optimizers, TrainState
 from jaxinterp.typing import Array, PyTree
@@ -21,12 +20,13 @@ Step = Callable[[TrainState, tuple[Array, Array]], tuple[TrainState, dict[str, A
 def make_step(objective: Objective, optimizers: Optimizers) -> Step:
     """Returns the compiled step; it gives up the arrays of the state it takes (donation).
 
-    The step's randomness is `fold_in(state.key, state.step)`, so it is a function of the state and the batch.
+    The step's randomness is `fold_in(state.key, state.step)`, so it is a function of the state and the batch. The
+    convolutions of its gradient are rewritten by `interpreters.loop_safe`.
     """
 
     def step(state: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        gradient = loop_safe(jax.value_and_grad(objective, argnums=(0, 1), has_aux=True))
+        gradient = interpreters.loop_safe(jax.value_and_grad(objective, argnums=(0, 1), has_aux=True))
         (_, (network_state, metrics)), slopes = gradient(state.params, state.gates, state.state, key, batch)
         updates, params_state = optimizers.params.update(slopes[0], state.opt_state[0], state.params)
         gate_updates, gates_state = optimizers.gates.update(slopes[1], state.opt_state[1], state.gates)

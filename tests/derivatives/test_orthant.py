@@ -46,8 +46,8 @@ def test_the_golden_cases(golden, dimension):
     ]
     errors = np.array([float(estimate.mean) - wanted for estimate, wanted in found])
     assert len(errors) == 12
-    assert np.sqrt(np.mean(errors**2)) < (1e-6 if dimension == 2 else 1.5e-4)
-    assert np.max(np.abs(errors)) < (1e-6 if dimension == 2 else 6e-4)
+    assert np.sqrt(np.mean(errors**2)) < (1e-6 if dimension == 2 else 1e-4)
+    assert np.max(np.abs(errors)) < (1e-6 if dimension == 2 else 3e-4)
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_singular_covariances():
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("left", [1e-2, 1e-4, 1e-5])
+@pytest.mark.parametrize("left", [1e-2, 1.001e-3, 9.99e-4, 1e-5])
 def test_a_variable_nearly_determined_by_another(left):
     """X2 = X1 up to a little of its variance, with the same limit; value and derivatives against an integral."""
     b = np.array([0.3, 0.3, 0.2, 0.6])

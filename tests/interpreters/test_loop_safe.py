@@ -250,10 +250,48 @@ def test_a_window_larger_than_the_inputs_changes_places_with_them(layout, data):
     safe = interpreters.loop_safe(f)
     expected = slid(x, window, padding, dilation, kernel_dilation)
     assert_close(jax.jit(safe)(*args), arrange(expected, out, "NCHW"))
-    for equation in equations(jax.make_jaxpr(safe)(*args)):
-        if equation.primitive.name == "conv_general_dilated":  # none where the padding takes all away
-            assert tuple(equation.invars[1].aval.shape[:2]) == inputs
-            assert is_canonical(tuple(equation.params["dimension_numbers"]))
+    rewritten = [e for e in equations(jax.make_jaxpr(safe)(*args)) if e.primitive.name == "conv_general_dilated"]
+    assert len(rewritten) == 1 or not np.any(expected)  # none where the padding takes all away
+    for equation in rewritten:
+        assert tuple(equation.invars[1].aval.shape[:2]) == inputs
+        assert is_canonical(tuple(equation.params["dimension_numbers"]))
+
+
+@pytest.mark.core
+def test_precisions_change_places_too():
+    high, low = lax.Precision.HIGHEST, lax.Precision.DEFAULT
+    f = interpreters.loop_safe(lambda x, k: lax.conv(x, k, (1, 1), "SAME", (high, low)))
+    found = [e for e in equations(jax.make_jaxpr(f)(X[..., :2, :2], KERNEL)) if e.primitive.name.startswith("conv_g")]
+    assert [e.params["precision"] for e in found] == [(low, high)]
+    assert f(X, KERNEL).shape == X.shape
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("shape", [(2, 2, 0, 4), (0, 2, 3, 4), (2, 2, 1, 0)])
+def test_empty_inputs(shape):
+    f = lambda x, k: lax.conv_general_dilated(x, k, (1, 1), ((1, 1), (2, 1)))  # noqa: E731
+    x = jnp.ones(shape)
+    assert_close(interpreters.loop_safe(f)(x, KERNEL), jnp.zeros(jax.eval_shape(f, x, KERNEL).shape))
+    slopes = interpreters.loop_safe(jax.grad(lambda x, k: f(x, k).sum(), (0, 1)))(x, KERNEL)
+    assert slopes[0].shape == shape
+    assert_close(slopes[1], jnp.zeros_like(KERNEL))
+
+
+@pytest.mark.core
+def test_a_convolution_without_space_is_a_matrix_product():
+    numbers = lax.ConvDimensionNumbers((0, 1), (0, 1), (0, 1))
+    x, k = random((2, 3)), random((4, 3))
+    f = interpreters.loop_safe(lambda x, k: lax.conv_general_dilated(x, k, (), (), dimension_numbers=numbers))
+    assert_close(f(x, k), x @ k.T)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("shape", [(1, 2, 2, 2), (1, 2, 6, 5)])
+def test_arrays_of_numpy_as_inputs_and_as_kernels(shape):
+    x, kernel = np.asarray(random(shape)), np.asarray(KERNEL)
+    expected = lax.conv(x, kernel, (1, 1), "SAME")
+    assert_close(interpreters.loop_safe(lambda x: lax.conv(x, kernel, (1, 1), "SAME"))(x), expected)
+    assert_close(interpreters.loop_safe(lambda k: lax.conv(x, k, (1, 1), "SAME"))(kernel), expected)
 
 
 @pytest.mark.core

@@ -1,6 +1,7 @@
 """One step against the same update written by hand, and what it is a function of."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 from jaxinterp import sparsity, training
+from tests.interpreters.test_loop_safe import convolutions, is_canonical
 from tests.training import problem
 
 pytestmark = [pytest.mark.core, pytest.mark.usefixtures("standard_promotion")]
@@ -69,6 +71,33 @@ def test_gates_stay_in_the_unit_interval_and_ungated_parameters_have_none():
     for leaf in jax.tree.leaves(state.gates):
         assert bool(jnp.all((leaf >= 0) & (leaf <= 1)))
     assert state.gates[0]["hidden"]["bias"] is None
+
+
+def test_convolutions_of_the_step_are_rewritten():
+    """A gradient penalty through a strided convolution and one with a NumPy constant: the update written by hand."""
+    blur = np.full((1, 1, 2, 2), 0.25, np.float32)
+
+    def objective(params, gates, state, key, batch):
+        x, y = batch
+
+        def logits(x):
+            features = jax.lax.conv(jax.lax.conv(x, blur, (1, 1), "SAME"), params["kernel"], (2, 2), "SAME")
+            return jnp.tanh(features).sum((1, 2, 3))
+
+        slope = jax.grad(lambda x: logits(x).sum())(x)
+        return jnp.mean((logits(x) - y) ** 2) + jnp.mean(slope**2), (state, {})
+
+    rng = np.random.default_rng(3)
+    params = {"kernel": jnp.asarray(rng.normal(size=(2, 1, 3, 3)), jnp.float32)}
+    batch = (jnp.asarray(rng.normal(size=(2, 1, 6, 6)), jnp.float32), jnp.asarray([1.0, -1.0], jnp.float32))
+    optimizers = training.Optimizers(optax.sgd(0.1), optax.sgd(0.1))
+    step = training.make_step(objective, optimizers)
+    initial = functools.partial(training.initial_state, optimizers, jax.random.key(0), state=(), gates=())
+    slopes = jax.grad(lambda p: objective(p, (), (), None, batch)[0])(params)
+    wanted = params["kernel"] - 0.1 * slopes["kernel"]
+    assert len(convolutions(step, initial(params), batch)) >= 6
+    assert all(map(is_canonical, convolutions(step, initial(params), batch)))
+    np.testing.assert_allclose(step(initial(params), batch)[0].params["kernel"], wanted, atol=1e-6)
 
 
 def test_evaluation_is_the_mean_over_the_whole_split():
