@@ -199,6 +199,20 @@ def logits(method: str, value: Any) -> Array:
     return value
 
 
+def label(method: str, value: Any, num_classes: int) -> None:
+    """Checks that `value` is one integer and, where it is known, one of the classes."""
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        raise TypeError(
+            f"The label of `{method}` must be one integer; got shape {jnp.shape(value)} and dtype "
+            f"{jnp.result_type(value)}. Map over a batch of labels with `jax.vmap`; take the argmax of a one-hot row."
+        )
+    known = concrete(value)
+    if known is not None and not 0 <= known < num_classes:
+        raise ValueError(
+            f"The label {int(known)} of `{method}` is not one of the {num_classes} classes 0..{num_classes - 1}."
+        )
+
+
 def argnums(method: str, value: Any, num_args: int) -> tuple[int, ...]:
     """Returns the explained positions as a tuple, negative ones counted from the end; errors if there is no such."""
     positions = value if isinstance(value, tuple) else (value,)

@@ -26,7 +26,7 @@ def _head(name: str, f: LogitsFn, select: Callable[[Array, Array], Array]) -> Sc
             )
         *inputs, label = args
         scores = checks.logits(name, f(*inputs))
-        _check_label(name, label, scores.shape[0])
+        checks.label(f"{name}(f)", label, scores.shape[0])
         label = jnp.asarray(label)
         label = label.astype(jnp.int32) if label.dtype.itemsize < 4 else label  # wide enough for any number of classes
         valid = (label >= 0) & (label < scores.shape[0])
@@ -36,19 +36,6 @@ def _head(name: str, f: LogitsFn, select: Callable[[Array, Array], Array]) -> Sc
     del headed.__wrapped__  # its signature lacks the label
 
     return headed
-
-
-def _check_label(name: str, label: PyTree, num_classes: int) -> None:
-    if jnp.shape(label) != () or not jnp.issubdtype(jnp.result_type(label), jnp.integer):
-        raise TypeError(
-            f"The label of `{name}(f)` must be one integer; got shape {jnp.shape(label)} and dtype "
-            f"{jnp.result_type(label)}. Map over a batch of labels with `jax.vmap`; take the argmax of a one-hot row."
-        )
-    known = checks.concrete(label)
-    if known is not None and not 0 <= known < num_classes:
-        raise ValueError(
-            f"The label {int(known)} of `{name}(f)` is not one of the {num_classes} classes 0..{num_classes - 1}."
-        )
 
 
 def _others(scores: Array, label: Array) -> Array:

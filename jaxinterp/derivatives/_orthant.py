@@ -90,7 +90,7 @@ def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, 
             is_valid = is_valid & jnp.all(positive[:, None] | (sigma == 0))
             p = ndtr(b[0]) if b.shape[0] == 1 else bivariate_normal(b[0], b[1], correlation[0, 1])
             p = _known(p, is_valid, is_empty)
-            return Estimate(p, jnp.zeros_like(p), jnp.zeros((), jnp.int32))
+            return Estimate(p, _known(jnp.zeros_like(p), is_valid, is_empty), jnp.zeros((), jnp.int32))
         order, factor, num_free, is_whole = _ordered_factor(b, correlation)
         b = b[order]
         vector = jnp.asarray(generating_vector(b.shape[0] - 1, size))
@@ -120,8 +120,8 @@ def orthant(*, num_points: int = 10_000, num_shifts: int = 8) -> Callable[[Key, 
 
 def _known(value: Array, is_valid: Array, is_empty: Array) -> Array:
     """NaN for what is no covariance, and 0 where nothing is below the limits."""
-    value = jnp.where(is_valid, value, jnp.full_like(value, jnp.nan))
-    return jnp.where(is_empty, jnp.zeros_like(value), value)
+    value = jnp.where(is_empty, jnp.zeros_like(value), value)
+    return jnp.where(is_valid, value, jnp.full_like(value, jnp.nan))
 
 
 def _checked(limits: Array, covariance: Array) -> tuple[Array, Array]:

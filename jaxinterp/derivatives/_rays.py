@@ -38,9 +38,10 @@ def first_change(*, num_points: int, num_bisections: int, name: str = "first_cha
     def distance(
         has_changed: Callable[[PyTree], Array], x: PyTree, *, direction: PyTree, reach: Array | float
     ) -> Array:
+        known = checks.concrete(reach)
+        if known is not None and known.shape == () and known.dtype.kind in "biuf" and not 0 < known < jnp.inf:
+            raise ValueError(f"`reach` of `{name}` must be positive and finite; got {known}.")
         far = checks.distance("reach", reach)
-        if checks.concrete(far) == 0:
-            raise ValueError(f"`reach` of `{name}` must be positive.")
         direction = jax.tree.map(jnp.asarray, checks.same_structure(name, "direction", direction, x))
         x, direction = checks.not_differentiable(name, (x, direction))
         vector, length = tree.unit(direction)

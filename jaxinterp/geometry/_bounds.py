@@ -34,7 +34,7 @@ class Bounds:
       lipschitz: sup ‖J‖₂ over the ball, the norm of the gradient for a scalar function; the lower bound is attained at
         the centre.
       curvature: sup ‖∇²f‖₂ over the ball, for several outputs the norm of the second derivative as a bilinear map; the
-        lower bound is attained at the centre.
+        lower bound is attained at the centre, for several outputs by the most curved of them alone.
     """
 
     value: Bracket
@@ -54,10 +54,11 @@ def bounds(
     For all :math:`x'` with :math:`\|x' - x\| \le r`: value.lower <= f(x') <= value.upper,
     :math:`\|J_f(x')\|_2 \le` lipschitz.upper and :math:`\|\nabla^2 f(x')\|_2 \le` curvature.upper.
 
-    They are found by one walk through the program of f, and tend to the truth as the radius goes to zero: the Jacobians
-    at the centre are carried as dense matrices, and only how far the derivative of each nonlinear equation moves is
-    bounded, by the range of its second derivative over the interval of its operand. An affine function has the bounds
-    it attains. The radius may be infinite, for bounds that hold everywhere; these are products of norms over the depth.
+    They are found by one walk through the program of f, and tend to the truth as the radius goes to zero (for
+    the curvature of several outputs to the norm of their stacked Hessians, which is above it): the Jacobians at the
+    centre are carried as dense matrices, and only how far the derivative of each nonlinear equation moves is bounded,
+    by the range of its second derivative over the interval of its operand. An affine function has the bounds it
+    attains. The radius may be infinite, for bounds that hold everywhere; these are products of norms over the depth.
 
     The primitives: everything linear (dense layers, convolutions, pooling by means, batch normalisation in evaluation
     mode, residual sums, slices), tanh, logistic, exp, log, sqrt, rsqrt, sin, cos, erf, powers, softplus, GELU, SiLU
@@ -86,7 +87,8 @@ def bounds(
       A function of f's arguments and the keyword `radius` (>= 0, in the units of x; infinite for global bounds).
 
     Raises:
-      TypeError: at the call, if the input is not floating-point, or f returns more than one array.
+      TypeError: at the call, if the input is not floating-point, f returns more than one array, or anything between is
+        computed in less than float32.
       ValueError: if the norm is unknown, or the radius negative or NaN.
       NotImplementedError: at the call, for a primitive without a rule, naming it and where it comes from.
 

@@ -100,8 +100,8 @@ def hessian_density(
 ) -> Callable[..., SpectralDensity]:
     """The distribution of all eigenvalues of the Hessian: returns `(key, *args) -> SpectralDensity`.
 
-    By `derivatives.spectral_density`. For the Gauss-Newton or Fisher matrix of a loss pass
-    `derivatives.gauss_newton(model, loss)` to it instead.
+    By `derivatives.spectral_density`. For the Gauss-Newton matrix of a loss, which is the Fisher matrix for a
+    cross-entropy over logits, pass `derivatives.gauss_newton(model, loss)` to it instead.
 
     Args:
       f: a scalar function.

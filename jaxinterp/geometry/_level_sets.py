@@ -224,9 +224,9 @@ def level_distance(
     r"""How far f stays at a level along a ray: returns `(*args, direction, reach, level) -> distance`.
 
     The smallest t with :math:`f(x + t\,v/\|v\|) < \text{level}`: 0 if x is below, else the first of equally spaced
-    points up to `reach`, then bisection. Infinite if there is none, NaN where f(x) is. A fall and rise between two
-    points is not seen; NaN on the way counts as below. Mapped over directions it is the star-shaped part of the region
-    of confidence around x. It has no derivative.
+    points up to `reach`, then bisection. Infinite if there is none, NaN where f(x) or the level is. A fall and rise
+    between two points is not seen; NaN on the way counts as below. Mapped over directions it is the star-shaped part of
+    the region of confidence around x. It has no derivative.
 
     Args:
       f: a scalar function, such as `heads.log_prob(logits)`.
@@ -254,7 +254,7 @@ def level_distance(
         if least.shape:
             raise ValueError(f"`level` of `level_distance` must be one number; got shape {least.shape}.")
         found = along(lambda point: ~(g(point) >= least), x, direction=direction, reach=reach)
-        return jnp.where(jnp.isnan(g(x)), jnp.nan, found)
+        return jnp.where(jnp.isnan(g(x)) | jnp.isnan(least), jnp.nan, found)
 
     return distance
 

@@ -12,7 +12,7 @@ it writes. :math:`M_k` is taken at the centre, so no product of norms over the d
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,8 +37,8 @@ from jaxinterp.interpreters._operators import OPERATORS, Operator, with_infinity
 from jaxinterp.interpreters._predicates import Predicate, predicate
 from jaxinterp.interpreters._sharpening import anchored, linked, streamed
 from jaxinterp.interpreters._streams import Known, Stream, needed, read_by
-from jaxinterp.interpreters._templates import canonical, curves
-from jaxinterp.typing import Array, PyTree
+from jaxinterp.interpreters._templates import curves
+from jaxinterp.typing import Array
 
 MOST_ELEMENTS = 2**24
 """Of the matrices between nonlinear equations that are kept; beyond they are streamed, which compiles more slowly."""
@@ -75,17 +75,16 @@ class Walk:
         return Stream(self.program, self.known, self.order, self.values, sources, targets)
 
 
-def walk(f: Callable[[PyTree], Array], x: PyTree, radius: Array, spread: Array, telescoping: bool) -> Walk:
-    """Encloses f over the ball of Euclidean `radius` around x, no entry of which moves by more than `spread`.
+def walk(program: Graph, leaves: Sequence[Array], radius: Array, spread: Array, telescoping: bool) -> Walk:
+    """Encloses a program over the ball of Euclidean `radius` around a point, no entry of which moves beyond `spread`.
 
     Args:
-      f: a function of x that returns one array.
-      x: a pytree of floating-point arrays.
+      program: with one output.
+      leaves: the point, floating-point arrays.
       radius: a scalar, that may be infinite.
       spread: a scalar.
       telescoping: whether changes of the Jacobian are bounded by the telescoping sum, and not from layer to layer only.
     """
-    program, leaves = canonical(f, x)
     program = program.unstopped()
     known = curves(program)
     order = needed(program, known)

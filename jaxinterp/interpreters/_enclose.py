@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxinterp import tree
 from jaxinterp.interpreters._bounds import Walk, walk
 from jaxinterp.interpreters._enclosures import Enclosure, length, times
+from jaxinterp.interpreters._graph import Graph
 from jaxinterp.interpreters._operators import singular_value
 from jaxinterp.interpreters._second_order import hessian_change
 from jaxinterp.interpreters._sharpening import within
-from jaxinterp.interpreters._templates import large
+from jaxinterp.interpreters._templates import canonical, large
 from jaxinterp.typing import Array, PyTree
 
 
@@ -48,7 +49,9 @@ def enclose(
     if not isinstance(shape, jax.ShapeDtypeStruct) or not jnp.issubdtype(shape.dtype, jnp.floating):
         raise TypeError(f"`{method}` needs a function that returns one floating-point array; it returned {shape}.")
     around = radius * tree.size(x) ** 0.5 if is_box else radius
-    found = walk(g, x, around, radius, telescoping)
+    program, leaves = canonical(g, x)
+    _check_precision(method, program)
+    found = walk(program, leaves, around, radius, telescoping)
     output = found.output
     dtype = output.rows.dtype
     margin = 64 * float(jnp.finfo(dtype).eps)
@@ -70,6 +73,17 @@ def enclose(
         (below * (1 - margin), _unknown_is_infinite(norm * (1 + margin))),
         (bent_below * (1 - margin), _unknown_is_infinite(bent * (1 + margin))),
     )
+
+
+def _check_precision(method: str, program: Graph) -> None:
+    """Rounding to less than float32 is not among what is bounded."""
+    for v in sorted(program.active.union(program.inputs)):
+        dtype = program.avals[v].dtype
+        if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+            raise TypeError(
+                f"`{method}` needs a function computed in float32 or float64, but it holds an array of {dtype}: cast "
+                "the input and the parameters."
+            )
 
 
 def _unknown_is_infinite(bound: Array) -> Array:

@@ -145,7 +145,8 @@ def clopper_pearson_lower(successes: Array, num_trials: int, alpha: float) -> Ar
     bounds = np.append(0.0, betaincinv(known, num_trials - known + 1.0, alpha)) * (1 - 1e-12)
     rounded = bounds.astype(dtype)
     bounds = np.where(rounded > bounds, np.nextafter(rounded, np.zeros((), dtype)), rounded)
-    return jnp.asarray(bounds, dtype)[jnp.clip(count, 0, num_trials)]
+    found = jnp.asarray(bounds, dtype)[jnp.clip(count, 0, num_trials)]
+    return jnp.where((count >= 0) & (count <= num_trials), found, jnp.full_like(found, jnp.nan))
 
 
 def lipschitz_certificate(f: LogitsFn, argnums: int | tuple[int, ...] = 0) -> Callable[..., Array]:

@@ -10,6 +10,7 @@ from jax.scipy.special import ndtr
 from jaxinterp import checks, tree
 from jaxinterp.derivatives import expectation, jacobian
 from jaxinterp.robustness._events import Event, Robustness, counted, restricted_margins, same_prediction
+from jaxinterp.robustness._noise import gaussian_noise
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree
 
 DEFENSIVE = 0.2  # the share of unshifted noise, which bounds the weights by its inverse
@@ -86,13 +87,12 @@ def importance(
       event: `(clean, noisy) -> margins`: `same_prediction`, `within(δ)`, or your own.
 
     Returns:
-      A function of a key, f's arguments and the keyword `stddev` (σ > 0 in the units of x, a scalar or a pytree
-      prefix).
+      A function of a key, f's arguments and one of the keywords `stddev` and `factor`, as for `taylor`.
 
     Raises:
-      TypeError: at the call, if f does not return class scores or the input is not floating-point; where the result is
-        differentiated.
-      ValueError: if a count is too small or σ is negative.
+      TypeError: at the call, if f does not return class scores, the input is not floating-point, or not one of
+        `stddev` and `factor` is given; where the result is differentiated.
+      ValueError: if a count is too small, σ is negative, or the factor does not fit.
 
     Source: defensive mixtures by Hesterberg (1995), Owen & Zhou (2000); the shifts are ours.
 
@@ -107,12 +107,14 @@ def importance(
     if checks.positive_integer("num_pilot", num_pilot) < 2:
         raise ValueError("`importance` needs a pilot of two noisy copies or more; got num_pilot=1.")
 
-    def probability(key: Key, *args: PyTree, stddev: PyTree) -> RareRobustness:
+    def probability(
+        key: Key, *args: PyTree, stddev: PyTree | None = None, factor: Array | None = None
+    ) -> RareRobustness:
         key = checks.key("importance", key)
         margins, x, clean = restricted_margins("importance", f, argnums, event, args)
-        sigma = tree.broadcast_prefix("stddev", checks.non_negative("stddev", stddev), x)
-        at = lambda noise: margins(tree.add(x, tree.mul(sigma, noise)))  # noqa: E731
-        proposal = _proposal(jax.random.fold_in(key, 0), at, x, num_pilot, num_margins, chunk_size)
+        noise = gaussian_noise("importance", x, stddev, factor)
+        at = lambda draw: margins(noise.at(draw))  # noqa: E731
+        proposal = _proposal(jax.random.fold_in(key, 0), at, noise.like, num_pilot, num_margins, chunk_size)
         edges, squares = jnp.cumsum(proposal.shares), jnp.sum(proposal.shifts**2, 1)
         nearest = jnp.min(jnp.where(squares > 0, squares, jnp.inf))
         nearest = jnp.where(jnp.isinf(nearest), jnp.zeros_like(nearest), nearest)
@@ -122,7 +124,7 @@ def importance(
             component = jnp.sum(jax.random.uniform(jax.random.fold_in(k, 0), (), edges.dtype) >= edges, dtype=jnp.int32)
             is_shifted = component < len(edges)
             shift = proposal.shifts[jnp.minimum(component, len(edges) - 1)]
-            draw = tree.normal_like(jax.random.fold_in(k, 1), x)
+            draw = tree.normal_like(jax.random.fold_in(k, 1), noise.like)
             flat, unravel = tree.ravel(draw)
             flat = flat.astype(shift.dtype) + jnp.where(is_shifted, shift, jnp.zeros_like(shift))
             tilts = jnp.dot(proposal.shifts, flat, precision="highest") - squares / 2 + jnp.log(proposal.shares)
@@ -132,7 +134,7 @@ def importance(
             return jnp.where(kept != proposal.fails_rarely, weight, jnp.zeros_like(weight))
 
         found = expectation(weighed, n, chunk_size=chunk_size)(jax.random.fold_in(key, 1))
-        known = ~jnp.any(jnp.isnan(clean)) & tree.all_finite((sigma, x))
+        known = ~jnp.any(jnp.isnan(clean)) & tree.all_finite((noise.scale, x))
         scale = jnp.where(known, jnp.exp(-log_scale), jnp.full_like(log_scale, jnp.nan))
         rare, stderr = found.mean * scale, found.stderr * scale
         failure = jnp.where(proposal.fails_rarely, rare, 1 - rare)
@@ -143,7 +145,7 @@ def importance(
 
 
 def _proposal(
-    key: Key, at: Callable[[PyTree], Array], x: PyTree, num_pilot: int, num_margins: int, chunk_size: int | None
+    key: Key, at: Callable[[PyTree], Array], like: PyTree, num_pilot: int, num_margins: int, chunk_size: int | None
 ) -> _Proposal:
     """The mixture for the margins at noise; see `importance`."""
 
@@ -154,7 +156,7 @@ def _proposal(
         return jnp.clip(values, -most, most)
 
     def moments(k: Key) -> tuple[Array, Array]:
-        values = bounded(tree.normal_like(k, x))
+        values = bounded(tree.normal_like(k, like))
         return values, values**2
 
     mean, square = expectation(moments, num_pilot, chunk_size=chunk_size)(key).mean
@@ -163,7 +165,7 @@ def _proposal(
     nearest = jnp.argsort(jnp.where(jnp.isnan(mean), -jnp.inf, mean / spread))[:count]
 
     def slopes(k: Key) -> tuple[Array, Array]:
-        _, rows = jacobian(lambda noise: bounded(noise)[nearest])(tree.normal_like(k, x))
+        _, rows = jacobian(lambda noise: bounded(noise)[nearest])(tree.normal_like(k, like))
         flat = jnp.concatenate([leaf.reshape(count, -1).astype(mean.dtype) for leaf in jax.tree.leaves(rows)], 1)
         return flat, jnp.sum(flat**2, 1)
 
@@ -172,7 +174,7 @@ def _proposal(
     linear = jnp.maximum((num_pilot * length**2 - energy) / (num_pilot - 1), 0)  # of the mean itself, without its noise
 
     def rest(k: Key) -> tuple[Array, Array]:
-        noise = tree.normal_like(k, x)
+        noise = tree.normal_like(k, like)
         flat = tree.ravel(noise)[0].astype(mean.dtype)
         values = bounded(noise)[nearest] - jnp.dot(slope, flat, precision="highest")
         return values, values**2

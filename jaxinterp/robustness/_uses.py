@@ -80,7 +80,8 @@ def fragility(stddev: float) -> Callable[[Callable[..., Array], PyTree, PyTree, 
       `(apply, params, state, key, x, label) -> scalar` for one example, as the objective of `training` takes it.
 
     Raises:
-      ValueError: if σ is not positive.
+      TypeError: at the call, if `apply` does not return class scores, or the label is not one integer.
+      ValueError: if σ is not positive, or the label is no class.
 
     Source: Han, Srinivas & Lakkaraju (2024) for the estimate.
 
@@ -93,11 +94,11 @@ def fragility(stddev: float) -> Callable[[Callable[..., Array], PyTree, PyTree, 
     def penalty(apply: Callable[..., Array], params: PyTree, state: PyTree, key: Key, x: PyTree, label: Array) -> Array:
         del key  # deterministic
 
-        taken = taylor(
-            lambda point: apply(params, state, point),
-            cdf=sigmoid_loss,
-            event=lambda clean, noisy: leads(noisy, label),
-        )
+        def margins(clean: Array, noisy: Array) -> Array:
+            checks.label("fragility", label, checks.logits("fragility", clean).shape[0])
+            return leads(noisy, label)
+
+        taken = taylor(lambda point: apply(params, state, point), cdf=sigmoid_loss, event=margins)
         found = taken(x, stddev=stddev)
         return found.probability.astype(tree.accumulator(found.probability.dtype))
 

@@ -176,6 +176,9 @@ def test_infinite_limits_and_what_is_no_number():
     assert np.isnan(estimated([0.2, np.nan, 0.5, -0.1], covariance).mean)
     indefinite = equicorrelated(4, -0.5)  # an eigenvalue of -0.5
     assert np.isnan(estimated([0.2, 0.1, 0.5, -0.1], indefinite).mean)
+    for wrong in (np.diag([1.0, -1.0, 1.0, 1.0]), -np.eye(4), np.fliplr(np.diag([0.9, 0.0, 0.0, 0.9]))):
+        assert np.isnan(estimated([0.2, -0.1, 0.5, -0.1], wrong).mean)
+        assert np.isnan(estimated([0.2, -0.1, -np.inf, -0.1], wrong).stderr)
 
 
 @pytest.mark.core
@@ -263,6 +266,7 @@ def test_derivatives_beside_infinite_limits_and_constants(d):
 def test_what_is_no_covariance_in_few_dimensions():
     assert np.isnan(estimated([0.0, 0.0], [[1.0, 3.0], [3.0, 1.0]]).mean)
     assert np.isnan(estimated([0.5], [[-1.0]]).mean)
+    assert np.isnan(estimated([0.5], [[-1.0]]).stderr)
 
 
 @pytest.mark.core

@@ -352,5 +352,9 @@ def test_bad_arguments():
         geometry.bounds(f)(jnp.ones(INPUTS, int), radius=1.0)
     with pytest.raises(TypeError, match=r"`bounds` needs a function that returns one floating-point array"):
         geometry.bounds(lambda x: (x, x))(jnp.ones(2), radius=1.0)
+    half = lambda x: jnp.sum(jnp.tanh(x.astype(jnp.bfloat16)).astype(x.dtype))  # noqa: E731
+    for x, dtype in ((jnp.ones(2), "bfloat16"), (jnp.ones(2, jnp.float16), "float16")):
+        with pytest.raises(TypeError, match=f"computed in float32 or float64, but it holds an array of {dtype}"):
+            geometry.bounds(half if dtype == "bfloat16" else jnp.sum)(x, radius=1.0)
     with pytest.raises(NotImplementedError, match=r"no rule for the primitive `sort`"):
         geometry.bounds(lambda x: jnp.sort(x)[0])(jnp.ones(2), radius=1.0)

@@ -120,6 +120,7 @@ def test_distance_along_rays_of_an_ellipse():
     np.testing.assert_allclose(run(rays), expected, rtol=1e-4)
     assert float(distance(jnp.zeros(2), direction=rays[0], reach=0.5, level=-1.0)) == np.inf
     assert float(distance(jnp.full(2, 9.0), direction=rays[0], reach=0.5, level=-1.0)) == 0  # below from the start
+    assert np.isnan(distance(jnp.zeros(2), direction=rays[0], reach=0.5, level=jnp.nan))
     assert np.isnan(geometry.level_distance(jnp.sum)(jnp.array([jnp.nan]), direction=jnp.ones(1), reach=1.0, level=0.0))
     undefined = geometry.level_distance(lambda x: jnp.log(1 - x[0]))
     assert float(undefined(jnp.zeros(1), direction=jnp.ones(1), reach=2.0, level=-20.0)) == pytest.approx(1, abs=1e-4)

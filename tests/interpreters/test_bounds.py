@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinterp.interpreters import _bounds
+from jaxinterp.interpreters import _bounds, _templates
 
 X64 = jax.config.jax_enable_x64
 DTYPE = jnp.float64 if X64 else jnp.float32
@@ -24,7 +24,9 @@ def network(x):
 
 
 def walked(f, x, radius=0.01, telescoping=True):
-    return _bounds.walk(f, x, jnp.asarray(radius, DTYPE), jnp.asarray(radius, DTYPE), telescoping)
+    return _bounds.walk(
+        *_templates.canonical(f, x), jnp.asarray(radius, DTYPE), jnp.asarray(radius, DTYPE), telescoping
+    )
 
 
 def test_nonlinear_equations_and_the_derivative_of_the_result_by_each():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinterp.interpreters import _bounds
+from jaxinterp.interpreters import _bounds, _templates
 
 DTYPE = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
 
@@ -15,7 +15,7 @@ def certain(condition, x, radius):
     f = lambda x: jnp.where(condition(x), x, -x)  # noqa: E731
     r = jnp.asarray(radius, DTYPE)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        found = _bounds.walk(f, jnp.asarray(x, DTYPE), r, r, True)
+        found = _bounds.walk(*_templates.canonical(f, jnp.asarray(x, DTYPE)), r, r, True)
     (unstable,) = [bend.unstable for bend in found.bends.values() if bend.unstable is not None]
     return ~np.asarray(unstable)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinterp.interpreters import _bounds, _second_order
+from jaxinterp.interpreters import _bounds, _second_order, _templates
 
 X64 = jax.config.jax_enable_x64
 DTYPE = jnp.float64 if X64 else jnp.float32
@@ -29,7 +29,7 @@ def network(x):
 def change(radius):
     x = jnp.asarray(RNG.normal(size=4), DTYPE)
     r = jnp.asarray(radius, DTYPE)
-    return x, _second_order.hessian_change(_bounds.walk(network, x, r, r, True))
+    return x, _second_order.hessian_change(_bounds.walk(*_templates.canonical(network, x), r, r, True))
 
 
 def test_the_hessian_is_a_sum_over_the_activations():

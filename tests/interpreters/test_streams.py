@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinterp.interpreters import _bounds, _streams
+from jaxinterp.interpreters import _bounds, _streams, _templates
 
 DTYPE = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
 WEIGHTS = [jnp.asarray(np.random.default_rng(i).normal(size=s) / 3, DTYPE) for i, s in enumerate([(4, 90), (90, 3)])]
@@ -30,7 +30,7 @@ def test_chunks_put_together_are_the_jacobian():
     """90 entries are two chunks, the second not full."""
     x = jnp.asarray([0.3, -0.2, 0.5, 0.1], DTYPE)
     zero = jnp.zeros((), DTYPE)
-    found = _bounds.walk(network, x, zero, zero, False)
+    found = _bounds.walk(*_templates.canonical(network, x), zero, zero, False)
     source = min(found.bends)
     (out,) = found.program.outputs
     stream = found.stream([source], [out])
@@ -49,6 +49,6 @@ def test_chunks_put_together_are_the_jacobian():
 
 def test_what_is_not_behind_the_source_is_not_reached():
     zero = jnp.zeros((), DTYPE)
-    found = _bounds.walk(network, jnp.ones(4, DTYPE), zero, zero, False)
+    found = _bounds.walk(*_templates.canonical(network, jnp.ones(4, DTYPE)), zero, zero, False)
     last, first = max(found.bends), min(found.bends)
     assert found.stream([last], [first]).reached == []

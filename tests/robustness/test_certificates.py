@@ -123,5 +123,8 @@ def test_counts_that_cannot_be():
     for successes, trials, alpha in ((11, 10, 0.05), (-1, 10, 0.05), (1, 10, 2.0), (1, 10, float("nan"))):
         with pytest.raises(ValueError, match="must be"):
             robustness.clopper_pearson_lower(jnp.asarray(successes), trials, alpha)
+    traced = jax.jit(lambda k: robustness.clopper_pearson_lower(k, 10, 0.05))
+    assert np.isnan(traced(11))
+    assert np.isnan(traced(-1))
     with pytest.raises(TypeError, match="`successes` must be integers"):
         robustness.clopper_pearson_lower(jnp.asarray(3.0), 10, 0.05)

@@ -91,6 +91,24 @@ def test_a_margin_that_noise_does_not_move():
     assert float(still.probability) == 1
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("columns", [3, 40])
+def test_noise_of_a_covariance(columns):
+    """One margin of slope w under noise of covariance AAᵀ, of low rank or full: Φ(-wᵀx / ‖Aᵀw‖)."""
+    rng = np.random.default_rng(columns)
+    factor, w, x = rng.normal(size=(20, columns)) / columns**0.5, rng.normal(size=20), rng.normal(size=20)
+    x = x + w * (3.5 * np.linalg.norm(factor.T @ w) - w @ x) / (w @ w)
+    f = lambda tree: jnp.stack([jnp.dot(jnp.asarray(w, DTYPE), tree["x"].ravel()), jnp.zeros((), DTYPE)])  # noqa: E731
+    point = {"x": jnp.asarray(x.reshape(4, 5), DTYPE)}
+    run = jax.jit(lambda key, a: robustness.importance(f)(key, point, factor=a))
+    found = run(jax.random.key(4), jnp.asarray(factor, DTYPE))
+    wanted = scipy.stats.norm.cdf(-3.5)
+    assert abs(float(found.failure) - wanted) < 4 * float(found.stderr)
+    assert float(found.stderr) < 0.15 * wanted
+    with pytest.raises(TypeError, match="`importance` needs the noise: either `stddev=` or `factor=`; both came"):
+        robustness.importance(f)(jax.random.key(4), point, stddev=1.0, factor=jnp.ones((20, 1)))
+
+
 def test_noise_that_leads_to_nan_counts_as_failure():
     f = lambda x: jnp.stack([jnp.log(x[0]), jnp.full((), -5.0)])  # noqa: E731
     found = jax.jit(robustness.importance(f, num_samples=4000))(jax.random.key(1), jnp.array([1.0]), stddev=0.7)

@@ -97,6 +97,10 @@ def test_labels_must_be_classes():
         robustness.by_class(p, jnp.array([0.0, 1.0], jnp.float32), 2)
     with pytest.raises(TypeError, match="`stddev` of `fragility` must be a number"):
         robustness.fragility("a")
+    with pytest.raises(ValueError, match="The label 9 of `fragility` is not one of the"):
+        robustness.fragility(0.5)(
+            in_two_arguments, jnp.asarray(W, DTYPE), 0.0, None, jnp.asarray(POINTS[0], DTYPE), jnp.asarray(9)
+        )
 
 
 @pytest.mark.core
