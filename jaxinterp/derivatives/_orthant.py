@@ -171,7 +171,7 @@ def _ordered_factor(b: Array, correlation: Array) -> tuple[Array, Array, Array, 
         group = jnp.where(is_used, 3, group)
         rank = jnp.where(group == 0, tightness, -variance)
         chosen = jnp.argmin(jnp.where(group == jnp.min(group), rank, jnp.full_like(rank, jnp.inf)))
-        is_determined = variance[chosen] <= noise
+        is_determined = group[chosen] == 2
         deviation = jnp.sqrt(jnp.where(is_determined, jnp.ones_like(noise), left[chosen, chosen]))
         column = jnp.where(is_determined | is_used, jnp.zeros_like(b), left[:, chosen] / deviation)
         mean = mean + jax.lax.stop_gradient(column * _truncated_mean(tightness[chosen] / deviation))

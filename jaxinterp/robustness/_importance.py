@@ -10,7 +10,7 @@ from jax.scipy.special import ndtr
 from jaxinterp import checks, tree
 from jaxinterp.derivatives import expectation, jacobian
 from jaxinterp.robustness._events import Event, Robustness, counted, restricted_margins, same_prediction
-from jaxinterp.robustness._noise import gaussian_noise
+from jaxinterp.robustness._noise import flat_rows, gaussian_noise
 from jaxinterp.typing import Array, Key, LogitsFn, PyTree
 
 DEFENSIVE = 0.2  # the share of unshifted noise, which bounds the weights by its inverse
@@ -166,7 +166,7 @@ def _proposal(
 
     def slopes(k: Key) -> tuple[Array, Array]:
         _, rows = jacobian(lambda noise: bounded(noise)[nearest])(tree.normal_like(k, like))
-        flat = jnp.concatenate([leaf.reshape(count, -1).astype(mean.dtype) for leaf in jax.tree.leaves(rows)], 1)
+        flat = flat_rows(rows).astype(mean.dtype)
         return flat, jnp.sum(flat**2, 1)
 
     slope, energy = expectation(slopes, num_pilot, chunk_size=chunk_size)(key).mean

@@ -28,15 +28,17 @@ class GaussianNoise:
     rows: Callable[[PyTree], Array]
 
 
+def flat_rows(rows: PyTree) -> Array:
+    """Gradients of several functions, arrays with a leading axis, as the rows of one matrix in at least float32."""
+    leaves = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(rows)]
+    return jnp.concatenate([leaf.astype(tree.accumulator(leaf.dtype)) for leaf in leaves], 1)
+
+
 def gaussian_noise(method: str, x: PyTree, stddev: PyTree | None, factor: Array | None) -> GaussianNoise:
     """The noise around x that one of `stddev` and `factor` describes."""
     if (stddev is None) == (factor is None):
         came = "neither came" if stddev is None else "both came"
         raise TypeError(f"`{method}` needs the noise: either `stddev=` or `factor=`; {came}.")
-
-    def flat(rows: PyTree) -> Array:
-        leaves = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(rows)]
-        return jnp.concatenate([leaf.astype(tree.accumulator(leaf.dtype)) for leaf in leaves], 1)
 
     if factor is None:
         sigma = tree.broadcast_prefix("stddev", checks.non_negative("stddev", stddev), x)
@@ -44,7 +46,7 @@ def gaussian_noise(method: str, x: PyTree, stddev: PyTree | None, factor: Array 
             x,
             sigma,
             lambda noise: tree.add(x, tree.mul(sigma, noise)),
-            lambda rows: flat(jax.tree.map(lambda row, s: row * s[None], rows, sigma)),
+            lambda rows: flat_rows(jax.tree.map(lambda row, s: row * s[None], rows, sigma)),
         )
     given = local.check_factor(method, factor, x)
     matrix = given.astype(tree.accumulator(given.dtype))
@@ -54,7 +56,7 @@ def gaussian_noise(method: str, x: PyTree, stddev: PyTree | None, factor: Array 
         return unravel(start + jnp.dot(matrix, noise, precision="highest").astype(start.dtype))
 
     def through(rows: PyTree) -> Array:
-        wide = flat(rows)
+        wide = flat_rows(rows)
         return jnp.dot(wide, matrix.astype(wide.dtype), precision="highest")
 
     return GaussianNoise(jnp.zeros(matrix.shape[1:], matrix.dtype), matrix, at, through)
